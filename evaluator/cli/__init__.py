@@ -1,0 +1,1 @@
+"""The command line: it parses, builds, calls, prints and exits."""

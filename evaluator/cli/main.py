@@ -1,0 +1,57 @@
+"""The command `evaluator`: it finds the command, and turns an error into a sentence and an exit code."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from evaluator import __version__
+from evaluator.cli import evaluate, inspect, serve, setup
+from evaluator.errors import EvaluatorError
+
+os.environ.setdefault(
+    "LITELLM_LOCAL_MODEL_COST_MAP", "True"
+)  # without it, importing litellm tries the network
+
+app = typer.Typer(
+    name="evaluator",
+    help="Continuous evaluation of AI agents in production, on open tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for commands in (setup, serve, evaluate, inspect):
+    commands.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"evaluator {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Continuous evaluation of AI agents in production, on open tables."""
+
+
+def main() -> None:
+    """Run one command. An EvaluatorError is said on stderr, without a traceback, and gives its exit code."""
+    try:
+        app()
+    except EvaluatorError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,304 @@
+"""Settings as types: evaluator.yaml, the environment over it, and what is wrong with either."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from evaluator.errors import ConfigurationError, Mistake, MistakesError
+from evaluator.yamlfile import YamlFile, load_yaml
+
+DEFAULT_FILE = "evaluator.yaml"
+PREFIX = "EVALUATOR_"
+CONFIG_VARIABLE = "EVALUATOR_CONFIG"
+_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*$")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)\s*$", re.IGNORECASE)
+_SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+
+
+def parse_duration(value: object) -> timedelta:
+    """A duration such as `60s`, `15m`, `1h`, `7d`; a bare number is not one, for it has no unit."""
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration (write 60s, 15m, 1h or 7d)")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def parse_size(value: object) -> int:
+    """A size in bytes, such as `1GB`."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a size (write 500MB or 1GB)")
+    return int(float(match[1]) * _SIZES[match[2].lower()])
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Size = Annotated[int, BeforeValidator(parse_size)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Settings(BaseModel):
+    """A part of the configuration: a typo is an error, never a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetSettings(Settings):
+    """Hard caps for a UTC day; None is no cap."""
+
+    usd_per_day: Annotated[float, Field(ge=0)] | None = 20.0
+    tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+
+
+class PriceSettings(Settings):
+    """A model's price in USD for a million tokens."""
+
+    input_per_million: Annotated[float, Field(ge=0)]
+    output_per_million: Annotated[float, Field(ge=0)]
+
+
+class JudgeSettings(Settings):
+    """The default judge model, and how it is called."""
+
+    model: str = "openai/gpt-5-mini"
+    base_url: str | None = None
+    parameters: dict[str, Any] = {"temperature": 0}
+    max_concurrency: Annotated[int, Field(ge=1)] = 64
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
+    timeout: Duration = timedelta(seconds=60)
+    price: PriceSettings | None = None
+    budget: BudgetSettings = BudgetSettings()
+
+
+class RedactionPattern(Settings):
+    """A pattern of one's own (RE2) and the word that stands in its place."""
+
+    pattern: str
+    as_: Annotated[str, Field(alias="as")] = "REDACTED"
+
+
+RedactionRule = Literal["email", "phone", "credit_card", "ip_address", "iban", "secret"]
+
+
+class CacheSettings(Settings):
+    max_age: Duration = timedelta(days=30)
+    max_size: Size = 10**9
+
+
+class MlflowSettings(Settings):
+    tracking_uri: str = "sqlite:///mlflow.db"
+    experiment: str = "agent"
+
+
+class CollectSettings(Settings):
+    http_port: Port = 4318
+    grpc_port: Port = 4317
+    tee: Literal["mlflow"] | None = None
+
+
+class HttpSettings(Settings):
+    host: str = "127.0.0.1"
+    port: Port = 8321
+    token: str | None = None
+
+
+class RetentionSettings(Settings):
+    ledger: Duration = timedelta(days=400)
+
+
+class TelemetrySettings(Settings):
+    otlp_endpoint: str | None = None
+
+
+class Config(Settings):
+    """The whole configuration, as the contract lists it. `home` is the folder that relative paths start from."""
+
+    home: Path = Field(default=Path(), exclude=True)
+    tables: str = "./traces"
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "agent"
+    spans: str | None = None
+    annotations: str | None = None
+    storage_options: dict[str, str] = {}
+    every: Duration = timedelta(minutes=15)
+    cron: str | None = None
+    timezone: str = "UTC"
+    start: str = "auto"
+    settle: Duration = timedelta(seconds=60)
+    max_wait: Duration = timedelta(hours=1)
+    session_idle: Duration = timedelta(minutes=5)
+    late_window: Duration = timedelta(days=7)
+    rescore_late: bool = False
+    guidelines: Path = Path("guidelines")
+    prompts: Path | None = None
+    python_modules: list[str] = []
+    judge: JudgeSettings = JudgeSettings()
+    redact: list[RedactionRule | RedactionPattern] = ["email", "phone", "credit_card", "ip_address", "secret"]
+    cache: CacheSettings = CacheSettings()
+    state: Path = Path(".evaluator")
+    mlflow: MlflowSettings = MlflowSettings()
+    publish: list[Literal["annotations", "mlflow"]] = ["annotations", "mlflow"]
+    collect: CollectSettings = CollectSettings()
+    http: HttpSettings = HttpSettings()
+    prices: dict[str, PriceSettings] = {}
+    alerts: list[dict[str, Any]] = []
+    retention: RetentionSettings = RetentionSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    log: Literal["text", "json"] = "text"
+    grace: Duration = timedelta(seconds=25)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{value!r} is not a time zone (write UTC or Europe/Berlin)") from error
+        return value
+
+    @field_validator("start")
+    @classmethod
+    def _known_start(cls, value: str) -> str:
+        if value not in ("auto", "earliest", "latest"):
+            parse_duration(value)
+        return value
+
+    def table_uri(self, table: str) -> str:
+        """Where a table lies: `otel_spans`, `otel_logs`, `otel_metrics`, `otel_annotations`, `eval_ledger`."""
+        whole = {"otel_spans": self.spans, "otel_annotations": self.annotations}.get(table)
+        if whole is not None:
+            return self.located(whole)
+        return f"{self.located(self.tables).rstrip('/')}/{self.prefix}_{table}"
+
+    def located(self, uri: str) -> str:
+        """A URI as it is, a path made absolute against the configuration's folder."""
+        return uri if "://" in uri else str(self.path(uri))
+
+    def path(self, path: str | Path) -> Path:
+        return (self.home / Path(path).expanduser()).absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking URI; a relative `sqlite:///` path or folder starts from the configuration's folder."""
+        uri = self.mlflow.tracking_uri
+        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+            return f"sqlite:///{self.path(uri.removeprefix('sqlite:///'))}"
+        if "://" in uri or uri.startswith("databricks"):
+            return uri
+        return str(self.path(uri))
+
+
+def load_config(
+    file: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration: overrides (the command line), the environment, the file, the defaults, in this order.
+
+    A file that was named must exist; the default one need not. Raises MistakesError with every mistake at once.
+    """
+    environment = os.environ if environment is None else environment
+    named = file or environment.get(CONFIG_VARIABLE)
+    path = Path(named or DEFAULT_FILE)
+    if named and not path.is_file():
+        raise ConfigurationError(
+            f"{path}: there is no such configuration file (evaluator init makes one, --config names another)"
+        )
+    document = load_yaml(path) if path.is_file() else YamlFile(path=str(path), data={}, lines={})
+    if document.data is None:
+        document = YamlFile(path=str(path), data={}, lines={})
+    if not isinstance(document.data, dict):
+        raise MistakesError([Mistake(path=str(path), line=1, message="the configuration is not a mapping")])
+    data = dict(document.data)
+    origins: dict[tuple[str, ...], str] = {}
+    for name, text in sorted(environment.items()):
+        if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
+            keys = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))
+            origins[keys] = name
+            _put(data, keys, _environment_value(keys, text))
+    for keys_text, value in (overrides or {}).items():
+        _put(data, tuple(keys_text.split(".")), value)
+    try:
+        return Config.model_validate({**data, "home": path.absolute().parent})
+    except ValidationError as error:
+        raise MistakesError(_mistakes(error, document, origins)) from error
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint that names the nearest right word, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def _put(data: dict[str, Any], keys: tuple[str, ...], value: object) -> None:
+    for key in keys[:-1]:
+        child = data.get(key)
+        data[key] = dict(child) if isinstance(child, dict) else {}
+        data = data[key]
+    data[keys[-1]] = value
+
+
+def _environment_value(keys: tuple[str, ...], text: str) -> object:
+    """Text stays text where the setting is a text; else it is read as YAML (numbers, lists, true, null)."""
+    model: type[BaseModel] = Config
+    for key in keys:
+        field = model.model_fields.get(key)
+        if field is None:
+            break
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+        elif annotation is str:
+            return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(value, str) else value
+
+
+def _mistakes(
+    error: ValidationError, document: YamlFile, origins: Mapping[tuple[str, ...], str]
+) -> list[Mistake]:
+    mistakes = []
+    for item in error.errors():
+        keys = tuple(str(part) for part in item["loc"])
+        place = next((name for known, name in origins.items() if keys[: len(known)] == known), None)
+        name = ".".join(keys) or "configuration"
+        if item["type"] == "extra_forbidden":
+            message = f'unknown setting "{name}"{nearest(keys[-1], _known(keys[:-1]))}'
+        else:
+            message = f"{name}: {_said(item['msg'])}"
+        if place:
+            message = f"{message} (from the environment: {place})"
+        mistakes.append(Mistake(path=document.path, line=document.line(keys), message=message))
+    return mistakes
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ").removeprefix("Input should be ").strip()
+
+
+def _known(keys: tuple[str, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for key in keys:
+        field = model.model_fields.get(key)
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        model = field.annotation
+    return [name for name in model.model_fields if name != "home"]

@@ -1,0 +1,1 @@
+"""Which trace gets which scorer, and what a scorer sees of it."""

@@ -1,0 +1,58 @@
+"""The port of everything that answers a prompt, and the values that pass through it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+from evaluator.feedback import Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """Messages in OpenAI's form, the JSON Schema wanted of the reply, and the model's parameters."""
+
+    messages: Sequence[Mapping[str, Any]]
+    schema: Mapping[str, Any] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A model's answer. `calls` counts the requests it took; `cost_usd` None is unknown, never zero."""
+
+    text: str
+    model: str
+    finish_reason: str | None = None
+    input_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_ms: float = 0.0
+    calls: int = 1
+
+
+class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it becomes an Unscored
+    """A call that gave no completion. `detail` names the cause and holds no prompt and no key."""
+
+    def __init__(
+        self, reason: Reason, detail: str, *, retry_after: timedelta | None = None, calls: int = 1
+    ) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.retry_after = retry_after
+        self.calls = calls
+
+
+class Endpoint(Protocol):
+    """Sends one request and returns its completion; no retry, no limit, no cache of its own."""
+
+    @property
+    def model(self) -> str: ...
+
+    async def complete(self, request: ChatRequest) -> Completion:
+        """The completion. Raises ModelFailure with the reason it falls under."""
+        ...
+
+    async def close(self) -> None: ...

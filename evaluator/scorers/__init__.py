@@ -1,0 +1,1 @@
+"""What judges a record: guideline judges and code."""

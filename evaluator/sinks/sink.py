@@ -1,0 +1,52 @@
+"""The port of every place that results are published to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from evaluator.feedback import Scored, SourceType, Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """A final result as the ledger holds it: scored, or finally unscored."""
+
+    seq: int
+    target: Target
+    name: str
+    version: str
+    revision: int
+    source_type: SourceType
+    scored: Scored
+    run_id: str
+    at: datetime
+    trace_start: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """A sink that could not catch up: how far it is, and why."""
+
+    sink: str
+    cursor: int
+    detail: str
+
+
+class Sink(Protocol):
+    """Publishes assessments and remembers how far it came, as a `seq` of the ledger."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def cursor(self) -> int:
+        """The highest `seq` whose assessments are published; 0 at first. Raises SinkError."""
+        ...
+
+    async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
+        """Publish the latest state of each key with cursor < seq <= upto, and move the cursor to `upto`.
+
+        Idempotent: the same assessments again, also after a crash between the two, add nothing.
+        Raises SinkError; then the cursor has not moved.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Spans, annotations and the ledger, as Delta tables."""
