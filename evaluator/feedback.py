@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ class Reason(StrEnum):
     SCORER_TIMEOUT = "scorer_timeout"
     NOT_APPLICABLE = "not_applicable"
     BUDGET = "budget"
+    PAUSED = "paused"
 
     @property
     def transient(self) -> bool:
@@ -37,7 +39,13 @@ class Reason(StrEnum):
         """Whether the operator has to mend something first: stop before any trace is touched."""
         return self in (Reason.AUTHENTICATION, Reason.MISCONFIGURED)
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether a model that was called gave no answer at all."""
+        return self in _UNANSWERED
 
+
+_UNANSWERED = frozenset({Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.TIMEOUT})
 _TRANSIENT = frozenset(
     {Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.TIMEOUT, Reason.BAD_REPLY, Reason.SCORER_TIMEOUT}
 )
@@ -100,3 +108,19 @@ class Target:
     trace_id: str
     span_id: str | None = None
     session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessment:
+    """A final result as the ledger holds it: scored, or finally unscored."""
+
+    seq: int
+    target: Target
+    name: str
+    version: str
+    revision: int
+    source_type: SourceType
+    scored: Scored
+    run_id: str
+    at: datetime
+    trace_start: datetime | None = None

@@ -1,5 +1,6 @@
 """A YAML file with the line of every key, and the mistakes that are in its form."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,20 @@ MAX_DEPTH = 50
 MAX_NODES = 50_000
 
 Keys = tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's true and false only: `on:` is a key and `yes` a word, not the truth."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 -- as the base class declares it
+        first: [rule for rule in rules if rule[0] != "tag:yaml.org,2002:bool"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), [*"tTfF"]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +63,7 @@ def load_yaml(path: Path) -> YamlFile:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise mistake(content[: error.start].count(b"\n") + 1, "is not UTF-8 text") from error
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         lines: dict[Keys, int] = {}

@@ -2,26 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
-from evaluator.feedback import Scored, SourceType, Target
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assessment:
-    """A final result as the ledger holds it: scored, or finally unscored."""
-
-    seq: int
-    target: Target
-    name: str
-    version: str
-    revision: int
-    source_type: SourceType
-    scored: Scored
-    run_id: str
-    at: datetime
-    trace_start: datetime | None = None
+from evaluator.feedback import Assessment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +24,10 @@ class Sink(Protocol):
 
     async def cursor(self) -> int:
         """The highest `seq` whose assessments are published; 0 at first. Raises SinkError."""
+        ...
+
+    def due(self) -> bool:
+        """Whether something wants another try although nothing is new; then publish nothing, up to the cursor."""
         ...
 
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:

@@ -6,7 +6,7 @@ The only file that imports the Delta library.
 import errno
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 from urllib.parse import unquote
@@ -42,12 +42,23 @@ class CommitConflict(Exception):  # noqa: N818 -- not a failure: somebody else w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataFile:
-    """A data file of the table. `path` is relative to the table (or absolute, for a shallow clone)."""
+    """A data file of the table. `path` is relative to the table (or absolute, for a shallow clone).
+
+    `earliest` and `latest` bound the times of its rows, where its statistics tell them.
+    """
 
     path: str
     size: int
     modified: datetime
     partition_values: Mapping[str, str | None]
+    earliest: datetime | None = None
+    latest: datetime | None = None
+
+    def overlaps(self, start: datetime | None, end: datetime | None) -> bool:
+        """Whether it may hold rows in [start, end); a file that does not tell its times may."""
+        before = end is not None and self.earliest is not None and self.earliest >= end
+        after = start is not None and self.latest is not None and self.latest < start
+        return not (before or after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,28 +212,23 @@ class Snapshot:
             raise TableError(f"{self.store.uri}: cannot be opened: {_cause(error)}") from error
         self.version = self._table.version()
 
-    def files(self) -> list[DataFile]:
-        """The data files that make up this snapshot."""
-        actions = pa.table(self._table.get_add_actions(flatten=False))
-        partitions = (
-            actions.column("partition").to_pylist() if "partition" in actions.column_names else None
-        ) or [{}] * actions.num_rows
+    def files(self, time_column: str) -> list[DataFile]:
+        """The data files that make up this snapshot, with the bounds of a column of times (or nanoseconds)."""
+        actions = pa.table(self._table.get_add_actions(flatten=True))
+        partitions = [f"partition.{name}" for name in self.partition_columns]
         return [
             DataFile(
-                path=unquote(path),
-                size=size,
-                modified=_moment(modified),
+                path=unquote(row["path"]),
+                size=row["size_bytes"],
+                modified=_moment(row["modification_time"]),
                 partition_values={
-                    key: None if value is None else str(value) for key, value in (values or {}).items()
+                    name.removeprefix("partition."): None if row.get(name) is None else str(row[name])
+                    for name in partitions
                 },
+                earliest=_bound(row.get(f"min.{time_column}")),
+                latest=_bound(row.get(f"max.{time_column}"), above=True),
             )
-            for path, size, modified, values in zip(
-                actions.column("path").to_pylist(),
-                actions.column("size_bytes").to_pylist(),
-                actions.column("modification_time").to_pylist(),
-                partitions,
-                strict=True,
-            )
+            for row in actions.to_pylist()
         ]
 
     def has_commit(self, version: int) -> bool:
@@ -307,6 +313,32 @@ def _commit_path(version: int) -> str:
     return f"_delta_log/{version:020d}.json"
 
 
+def _bound(value: Any, *, above: bool = False) -> datetime | None:
+    """A bound of a file's statistics as a time; statistics are cut to milliseconds, hence `above`."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if isinstance(value, int):
+        try:
+            value = datetime.fromtimestamp(value / 1_000_000_000, UTC)
+        except (OverflowError, ValueError, OSError):
+            return None
+    if not isinstance(value, datetime):
+        return None
+    moment = value if value.tzinfo else value.replace(tzinfo=UTC)
+    return moment + timedelta(milliseconds=1) if above else moment
+
+
+def _earliest(add: dict[str, Any]) -> datetime | None:
+    try:
+        least = orjson.loads(add.get("stats") or "{}").get("minValues") or {}
+    except orjson.JSONDecodeError:
+        return None
+    return _bound(least.get("start_time_unix_nano"))
+
+
 def _parse_commit(version: int, content: bytes) -> Commit:
     added: list[DataFile] = []
     at: datetime | None = None
@@ -325,6 +357,7 @@ def _parse_commit(version: int, content: bytes) -> Commit:
                     size=add.get("size", 0),
                     modified=_moment(add.get("modificationTime")),
                     partition_values=add.get("partitionValues") or {},
+                    earliest=_earliest(add),
                 )
             )
     return Commit(version=version, at=at, added=tuple(added))

@@ -75,6 +75,126 @@ SPANS = pa.schema(
     ]
 )
 
+LOGS = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("time", TIMESTAMP),
+        ("date", pa.date32()),
+        ("service_name", pa.string()),
+        ("event_name", pa.string()),
+        ("trace_id", pa.string()),
+        ("span_id", pa.string()),
+        ("time_unix_nano", pa.int64()),
+        ("observed_time_unix_nano", pa.int64()),
+        ("severity_number", pa.string()),
+        ("severity_text", pa.string()),
+        ("body", JSON_TEXT),
+        ("attributes", JSON_TEXT),
+        ("dropped_attributes_count", pa.int32()),
+        ("flags", pa.int32()),
+        ("resource", _RESOURCE),
+        ("resource_schema_url", pa.string()),
+        ("instrumentation_scope", _SCOPE),
+        ("log_schema_url", pa.string()),
+    ]
+)
+
+_EXEMPLARS = pa.list_(
+    pa.struct(
+        [
+            ("time_unix_nano", pa.int64()),
+            ("value", pa.float64()),
+            ("span_id", pa.string()),
+            ("trace_id", pa.string()),
+            ("filtered_attributes", JSON_TEXT),
+        ]
+    )
+)
+_BUCKETS = pa.struct([("offset", pa.int32()), ("bucket_counts", pa.list_(pa.int64()))])
+_NUMBER = [
+    ("value", pa.float64()),
+    ("exemplars", _EXEMPLARS),
+    ("attributes", JSON_TEXT),
+    ("flags", pa.int32()),
+]
+
+METRICS = pa.schema(
+    [
+        ("record_id", pa.string()),
+        ("time", TIMESTAMP),
+        ("date", pa.date32()),
+        ("service_name", pa.string()),
+        ("start_time_unix_nano", pa.int64()),
+        ("time_unix_nano", pa.int64()),
+        ("name", pa.string()),
+        ("description", pa.string()),
+        ("unit", pa.string()),
+        ("metric_type", pa.string()),
+        ("gauge", pa.struct(_NUMBER)),
+        (
+            "sum",
+            pa.struct([*_NUMBER, ("aggregation_temporality", pa.string()), ("is_monotonic", pa.bool_())]),
+        ),
+        (
+            "histogram",
+            pa.struct(
+                [
+                    ("count", pa.int64()),
+                    ("sum", pa.float64()),
+                    ("bucket_counts", pa.list_(pa.int64())),
+                    ("explicit_bounds", pa.list_(pa.float64())),
+                    ("exemplars", _EXEMPLARS),
+                    ("attributes", JSON_TEXT),
+                    ("flags", pa.int32()),
+                    ("min", pa.float64()),
+                    ("max", pa.float64()),
+                    ("aggregation_temporality", pa.string()),
+                ]
+            ),
+        ),
+        (
+            "exponential_histogram",
+            pa.struct(
+                [
+                    ("attributes", JSON_TEXT),
+                    ("count", pa.int64()),
+                    ("sum", pa.float64()),
+                    ("scale", pa.int32()),
+                    ("zero_count", pa.int64()),
+                    ("positive_bucket", _BUCKETS),
+                    ("negative_bucket", _BUCKETS),
+                    ("flags", pa.int32()),
+                    ("exemplars", _EXEMPLARS),
+                    ("min", pa.float64()),
+                    ("max", pa.float64()),
+                    ("zero_threshold", pa.float64()),
+                    ("aggregation_temporality", pa.string()),
+                ]
+            ),
+        ),
+        (
+            "summary",
+            pa.struct(
+                [
+                    ("count", pa.int64()),
+                    ("sum", pa.float64()),
+                    (
+                        "quantile_values",
+                        pa.list_(pa.struct([("quantile", pa.float64()), ("value", pa.float64())])),
+                    ),
+                    ("attributes", JSON_TEXT),
+                    ("flags", pa.int32()),
+                ]
+            ),
+        ),
+        ("metadata", JSON_TEXT),
+        ("resource", _RESOURCE),
+        ("resource_schema_url", pa.string()),
+        ("instrumentation_scope", _SCOPE),
+        ("metric_schema_url", pa.string()),
+    ]
+)
+
 ANNOTATIONS = pa.schema(
     [
         ("annotation_id", pa.string()),

@@ -1,0 +1,234 @@
+"""What a wait, a decision and a result become in the ledger."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import assert_never
+
+import orjson
+
+from evaluator.feedback import Assessment, Feedback, Reason, Scored, SourceType, Target, Unscored, Usage
+from evaluator.tables.rows import Row, partition_day
+from evaluator.traces.assembly import Pending
+
+LIVE = "live"
+GONE = "its spans are no longer in the table"
+RETRY_AFTER = (
+    timedelta(0),
+    timedelta(minutes=15),
+    timedelta(hours=1),
+    timedelta(hours=6),
+    timedelta(hours=24),
+)
+"""How long after a failed attempt the next one is due: at the next tick, then with growing distance."""
+
+
+def next_attempt(attempts: int, now: datetime) -> datetime | None:
+    """When what failed for the `attempts`th time is due again; None when it is given up."""
+    return now + RETRY_AFTER[attempts - 1] if attempts <= len(RETRY_AFTER) else None
+
+
+def waiting_row(pending: Pending, *, due: datetime, reason: str, now: datetime) -> Row:
+    """A trace that is not ready: when to look again, and which commits hold its spans."""
+    return Row(
+        day=partition_day(pending.earliest, now),
+        scope=LIVE,
+        target_type="TRACE",
+        target_id=pending.trace_id,
+        trace_id=pending.trace_id,
+        state="waiting",
+        reason=reason,
+        due=due,
+        first=pending.first,
+        last=pending.last,
+        commits=pending.commits,
+        trace_start=pending.earliest,
+    )
+
+
+def done_row(
+    target: Target,
+    pending: Pending,
+    *,
+    in_force: Mapping[str, str],
+    skipped: Mapping[str, str],
+    run_id: str,
+    now: datetime,
+    incomplete: bool,
+) -> Row:
+    """A trace that is decided: the scorer versions in force, and which of them passed it over and why."""
+    return Row(
+        day=partition_day(pending.earliest, now),
+        scope=LIVE,
+        target_type=target.type,
+        target_id=target.target_id,
+        trace_id=target.trace_id,
+        span_id=target.span_id,
+        session_id=target.session_id,
+        state="done",
+        reason="incomplete" if incomplete else None,
+        first=pending.first,
+        last=pending.last,
+        set=orjson.dumps(in_force).decode(),
+        skipped=orjson.dumps(skipped).decode() if skipped else None,
+        run_id=run_id,
+        trace_start=pending.earliest,
+    )
+
+
+def result_row(
+    target: Target,
+    pending: Pending,
+    scored: Scored,
+    *,
+    scorer: str,
+    version: str,
+    source_type: SourceType,
+    scope: str,
+    run_id: str,
+    now: datetime,
+    revision: int = 0,
+    attempts: int = 0,
+) -> Row:
+    """What came of an attempt: scored, to be tried again, deferred, or finally unscored.
+
+    `attempts` counts those made before this one. What the budget or a pause held back is deferred: that
+    was no attempt, and is due at once.
+    """
+    outcome, usage = scored.outcome, scored.usage
+    common = Row(
+        day=partition_day(pending.earliest, now),
+        scope=scope,
+        target_type=target.type,
+        target_id=target.target_id,
+        trace_id=target.trace_id,
+        span_id=target.span_id,
+        session_id=target.session_id,
+        scorer=scorer,
+        version=version,
+        revision=revision,
+        state="scored",
+        attempts=attempts + 1,
+        first=pending.first,
+        last=pending.last,
+        run_id=run_id,
+        source_type=source_type,
+        model=usage.model,
+        calls=usage.calls,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_usd=usage.cost_usd,
+        latency_ms=usage.latency_ms,
+        metadata=orjson.dumps(dict(scored.metadata)).decode() if scored.metadata else None,
+        trace_start=pending.earliest,
+    )
+    match outcome:
+        case Feedback():
+            return replace(
+                common,
+                value=orjson.dumps(outcome.value).decode(),
+                passed=outcome.passed,
+                rationale=outcome.rationale,
+            )
+        case Unscored(reason=Reason.BUDGET | Reason.PAUSED as reason, detail=detail):
+            return replace(
+                common,
+                state="deferred",
+                reason=reason.value,
+                error=detail,
+                due=now,
+                attempts=attempts,
+                commits=pending.commits,
+            )
+        case Unscored(reason=reason, detail=detail):
+            due = next_attempt(attempts + 1, now) if reason.transient else None
+            return replace(
+                common,
+                state="unscored",
+                reason=reason.value,
+                error=detail,
+                due=due,
+                commits=pending.commits,
+            )
+        case _:
+            assert_never(outcome)
+
+
+def replaced_row(old: Row, *, run_id: str) -> Row:
+    """An open result of a version that is no longer in force."""
+    return replace(old, state="replaced", reason="version no longer in force", due=None, run_id=run_id)
+
+
+def gone_row(old: Row, *, run_id: str) -> Row:
+    """An open result whose trace is no longer in the spans table: nobody can judge it any more."""
+    return replace(
+        old,
+        state="unscored",
+        reason=Reason.NOT_APPLICABLE.value,
+        error=GONE,
+        due=None,
+        commits=(),
+        run_id=run_id,
+    )
+
+
+def gone_trace_row(old: Row, in_force: Mapping[str, str], *, run_id: str) -> Row:
+    """A waiting trace that is no longer in the spans table: decided, with nothing to judge."""
+    return replace(
+        old,
+        state="done",
+        reason=GONE,
+        due=None,
+        commits=(),
+        set=orjson.dumps(in_force).decode(),
+        skipped=orjson.dumps(dict.fromkeys(in_force, GONE)).decode(),
+        run_id=run_id,
+    )
+
+
+def days_around(pendings: Iterable[Pending]) -> set[date]:
+    """The partitions that may know these traces: the days of their spans, and one on either side (R2)."""
+    days: set[date] = set()
+    for pending in pendings:
+        for moment in (pending.earliest, pending.latest):
+            if moment is not None and 1970 < moment.year < 9000:
+                day = moment.astimezone(UTC).date()
+                days |= {day - timedelta(days=1), day, day + timedelta(days=1)}
+    return days
+
+
+def assessment_of(row: Row) -> Assessment | None:
+    """What a row publishes: a result, or that there finally is none; None for what is still open."""
+    if row.scorer is None or row.version is None or row.at is None or row.due is not None:
+        return None
+    if row.state == "scored" and row.value is not None:
+        outcome: Feedback | Unscored = Feedback(
+            value=orjson.loads(row.value), passed=row.passed, rationale=row.rationale or ""
+        )
+    elif row.state == "unscored":
+        outcome = Unscored(reason=Reason(row.reason or Reason.SCORER_FAILED), detail=row.error or "")
+    else:
+        return None
+    return Assessment(
+        seq=row.seq,
+        target=row.target,
+        name=row.scorer,
+        version=row.version,
+        revision=row.revision,
+        source_type=row.source_type or "CODE",
+        scored=Scored(outcome=outcome, usage=_usage(row), metadata=orjson.loads(row.metadata or "{}")),
+        run_id=row.run_id or "",
+        at=row.at,
+        trace_start=row.trace_start,
+    )
+
+
+def _usage(row: Row) -> Usage:
+    return Usage(
+        model=row.model,
+        calls=row.calls or 0,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cost_usd=row.cost_usd,
+        latency_ms=row.latency_ms,
+    )

@@ -1,0 +1,112 @@
+"""What the main paths need of the tables, whoever keeps them."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import date, datetime
+from typing import Protocol
+
+from evaluator.tables.rows import Key, Moved, Row, Unit
+from evaluator.traces.assembly import Arrival
+
+
+class SpanBatch(Protocol):
+    """What the commits after a cursor brought, up to `upto`; `more` says that there are further ones.
+
+    `caught_up`: the log had been cleaned up, so the batch may hold more than is new, never less.
+    """
+
+    @property
+    def arrivals(self) -> Sequence[Arrival]: ...
+    @property
+    def upto(self) -> int: ...
+    @property
+    def upto_at(self) -> datetime: ...
+    @property
+    def more(self) -> bool: ...
+    @property
+    def caught_up(self) -> bool: ...
+
+
+class Spans(Protocol):
+    """A spans table as of one version. Every method raises TableError when it cannot be read."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def table_id(self) -> str: ...
+    @property
+    def ours(self) -> bool:
+        """Whether `evaluator init` made the table, so that all of it is new to us."""
+        ...
+
+    def since(self, cursor: int, cursor_at: datetime | None) -> SpanBatch:
+        """The next batch after a cursor: whole commits, perhaps too much, never too little."""
+        ...
+
+    def of_traces(
+        self, trace_ids: Collection[str], commits: Iterable[int], around: tuple[datetime, datetime] | None
+    ) -> list[Arrival]:
+        """The spans of some traces that some commits brought, or, those commits gone, that lie around a time."""
+        ...
+
+    def around(
+        self, trace_ids: Collection[str] | None, around: tuple[datetime, datetime] | None
+    ) -> list[Arrival]:
+        """The spans of some traces (None: of all) around a range of time (None: ever)."""
+        ...
+
+    def ids_between(self, start: datetime, end: datetime) -> Iterator[Sequence[str]]:
+        """The ids of the traces with a span in [start, end), in portions, in the order of time."""
+        ...
+
+
+class SpanSource(Protocol):
+    def open(self) -> Spans:
+        """The newest version. Raises TableError: missing, foreign, unreadable."""
+        ...
+
+
+class Book(Protocol):
+    """A ledger as it stands, and the exactly-once commits made from there on. Not shared between tasks."""
+
+    @property
+    def table_id(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def floor(self) -> datetime | None: ...
+    def cursor(self, table_id: str) -> int | None: ...
+    def cursor_at(self, table_id: str) -> datetime | None: ...
+    def open_rows(self) -> list[Row]:
+        """What waits, is deferred or is to be tried again, oldest first."""
+        ...
+
+    def states(self, target_ids: Collection[str], days: Iterable[date] | None) -> dict[Key, Row]:
+        """The newest row of each key of these targets in these partitions (None: in all)."""
+        ...
+
+    def results(self, trace_ids: Collection[str], days: Iterable[date] | None) -> dict[Key, Row]:
+        """The newest row of each result of these traces, whole, in these partitions (None: in all)."""
+        ...
+
+    def of_trace(self, trace_id: str) -> list[Row]:
+        """The newest row of each key of one trace, whole, in all partitions."""
+        ...
+
+    def final_since(self, cursor: int, upto: int) -> list[Row]:
+        """The newest row of each result key among those with cursor < seq <= upto."""
+        ...
+
+    def notes(self) -> dict[str, Row]: ...
+    @property
+    def seq(self) -> int: ...
+    def commit(
+        self, units: Sequence[Unit], *, moved: Moved | None = None, floor: datetime | None = None
+    ) -> list[Row]:
+        """Commit units whole or not at all, under one guard, with the cursor; the rows that were written."""
+        ...
+
+
+class LedgerPort(Protocol):
+    def open(self) -> Book:
+        """Raises TableError: missing, foreign, of a newer layout."""
+        ...

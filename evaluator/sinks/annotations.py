@@ -1,0 +1,60 @@
+"""Results into the annotations table: rows and cursor in one commit of that table."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from evaluator.errors import SinkError, TableError
+from evaluator.feedback import Assessment
+from evaluator.tables.annotations import annotation_rows
+from evaluator.tables.delta import CommitConflict, DeltaStore
+from evaluator.tables.schemas import ANNOTATIONS
+
+
+class AnnotationsSink:
+    """A Sink whose cursor lives in the annotations table itself, under the ledger's id."""
+
+    name = "annotations"
+
+    def __init__(self, store: DeltaStore, ledger_id: str) -> None:
+        self._store = store
+        self._ledger_id = ledger_id
+
+    async def cursor(self) -> int:
+        try:
+            snapshot = await asyncio.to_thread(self._store.open)
+        except TableError as error:
+            raise SinkError(str(error)) from error
+        return snapshot.transaction(self._ledger_id) or 0
+
+    def due(self) -> bool:
+        return False
+
+    async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
+        await asyncio.to_thread(self._append, assessments, upto)
+
+    def _append(self, assessments: Sequence[Assessment], upto: int) -> None:
+        try:
+            snapshot = self._store.open()
+            cursor = snapshot.transaction(self._ledger_id) or 0
+            if upto <= cursor:
+                return
+            if not pa.types.is_string(snapshot.schema.field("value").type):
+                raise SinkError(
+                    f"{self._store.uri}: its `value` column is not text, and this Delta library cannot append "
+                    "VARIANT; publish through MLflow instead (`publish: [mlflow]`)"
+                )
+            fresh = [assessment for assessment in assessments if assessment.seq > cursor]
+            rows = annotation_rows(fresh).select(
+                [name for name in ANNOTATIONS.names if name in snapshot.schema.names]
+            )
+            snapshot.append(rows, {self._ledger_id: upto})
+        except CommitConflict:  # another publisher moved the cursor: look where it is now
+            self._append(assessments, upto)
+        except TableError as error:
+            raise SinkError(str(error)) from error
+        except KeyError as error:
+            raise SinkError(
+                f"{self._store.uri}: this is not an annotations table (it has no column {error})"
+            ) from error

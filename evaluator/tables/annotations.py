@@ -1,0 +1,127 @@
+"""How a result stands in the annotations table, in the format of Unity Catalog's trace tables.
+
+Append-only: a reader takes the latest row of each `annotation_id` by `updated_at` and drops deleted ones.
+`value` is JSON text, and what our own columns need beyond the table's stands in `metadata` under
+`evaluator.` keys.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any, assert_never
+
+import orjson
+import pyarrow as pa
+
+from evaluator.feedback import Assessment, Feedback, Target, Unscored
+from evaluator.tables.schemas import ANNOTATIONS
+
+AUTHOR = "evaluator"
+
+
+def annotation_id(target: Target, name: str, version: str) -> str:
+    """The same for every revision of a result, another for every version: 32 hex digits."""
+    parts = "\x1f".join((target.type, target.target_id, name, version))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def annotation_rows(assessments: Iterable[Assessment]) -> pa.Table:
+    """Results as rows to append."""
+    return pa.Table.from_pylist([_row(assessment) for assessment in assessments], schema=ANNOTATIONS)
+
+
+def _row(assessment: Assessment) -> dict[str, Any]:
+    target, usage = assessment.target, assessment.scored.usage
+    outcome = assessment.scored.outcome
+    value: str | None = None
+    comment: str | None = None
+    own: dict[str, Any] = {
+        "version": assessment.version,
+        "revision": assessment.revision,
+        "source_type": assessment.source_type,
+        "source_id": usage.model or assessment.name,
+        "run_id": assessment.run_id,
+        "session_id": target.session_id,
+        "model": usage.model,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "cost_usd": usage.cost_usd,
+        "latency_ms": usage.latency_ms,
+    }
+    match outcome:
+        case Feedback():
+            value = orjson.dumps(outcome.value).decode()
+            comment = outcome.rationale
+            own["passed"] = outcome.passed
+        case Unscored():
+            own["error"] = f"{outcome.reason}: {outcome.detail}"
+        case _:
+            assert_never(outcome)
+    metadata = {f"evaluator.{key}": item for key, item in own.items() if item is not None}
+    metadata |= {f"evaluator.{key}": item for key, item in assessment.scored.metadata.items()}
+    return {
+        "annotation_id": annotation_id(target, assessment.name, assessment.version),
+        "target_type": "SPAN" if target.type == "SPAN" else "TRACE",
+        "target_id": target.target_id if target.type == "SPAN" else target.trace_id,
+        "annotation_type": "FEEDBACK",
+        "name": assessment.name,
+        "value": value,
+        "comment": comment,
+        "metadata": orjson.dumps(metadata).decode(),
+        "created_at": assessment.at,
+        "created_by": AUTHOR,
+        "updated_at": assessment.at,
+        "updated_by": AUTHOR,
+        "deleted_at": None,
+        "deleted_by": None,
+    }
+
+
+ASSESSMENTS_SQL = """
+with newest as (
+    select *,
+        case when metadata is not null and json_valid(metadata) then metadata::json end as meta,
+        case when value is null or value = 'null' then null
+             when json_valid(value) and json_type(value) <> 'NULL' then value::json ->> '$'
+             else value end as plain
+    from annotations
+    where annotation_type = 'FEEDBACK'
+    qualify row_number() over (partition by annotation_id order by updated_at desc, created_at desc) = 1
+), told as (
+    select
+        annotation_id as assessment_id,
+        lower(case when target_type = 'SPAN' then split_part(target_id, ':', 1) else target_id end) as trace_id,
+        case when target_type = 'SPAN' then lower(split_part(target_id, ':', 2)) end as span_id,
+        meta ->> '$."evaluator.session_id"' as session_id,
+        name,
+        meta ->> '$."evaluator.version"' as version,
+        coalesce(try_cast(meta ->> '$."evaluator.revision"' as integer), 0) as revision,
+        plain as value,
+        case when meta ->> '$."evaluator.version"' is not null
+             then try_cast(meta ->> '$."evaluator.passed"' as boolean)
+             when lower(plain) in ('yes', 'true', 'pass') then true
+             when lower(plain) in ('no', 'false', 'fail') then false end as passed,
+        comment as rationale,
+        coalesce(meta ->> '$."evaluator.source_type"', meta ->> '$."mlflow.assessment.sourceType"',
+                 meta ->> '$.source.source_type') as source_type,
+        coalesce(meta ->> '$."evaluator.source_id"', meta ->> '$.source.source_id', created_by) as source_id,
+        meta ->> '$."evaluator.model"' as model,
+        try_cast(meta ->> '$."evaluator.input_tokens"' as bigint) as input_tokens,
+        try_cast(meta ->> '$."evaluator.output_tokens"' as bigint) as output_tokens,
+        try_cast(meta ->> '$."evaluator.cost_usd"' as double) as cost_usd,
+        try_cast(meta ->> '$."evaluator.latency_ms"' as double) as latency_ms,
+        meta ->> '$."evaluator.run_id"' as run_id,
+        meta ->> '$."evaluator.error"' as error,
+        created_at,
+        updated_at
+    from newest
+    where deleted_at is null
+)
+select *,
+    row_number() over (
+        partition by coalesce(span_id, ''), coalesce(session_id, trace_id), trace_id, name,
+                     coalesce(source_type, '') = 'HUMAN'
+        order by updated_at desc, assessment_id
+    ) = 1 as is_current
+from told
+"""
+"""The view `assessments` over a DuckDB relation `annotations`: MLflow's own reading rules, then our columns."""

@@ -1,0 +1,282 @@
+"""Rows of a spans table, as Arrow, into spans: our layout, and Databricks' two (MAP and VARIANT).
+
+Source: Databricks, "OpenTelemetry table reference for Zerobus Ingest".
+"""
+
+import base64
+import binascii
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from itertools import repeat
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluator.tables.variant import VariantError, variant
+from evaluator.traces.conventions.values import text_of
+from evaluator.traces.trace import Span, SpanEvent, Status
+
+log = logging.getLogger(__name__)
+
+MALFORMED = "evaluator.malformed"
+"""The attribute that holds the text of attributes which are not the JSON object they claim to be."""
+
+Attributes = Mapping[str, Any]
+
+
+def spans_of(table: pa.Table) -> list[Span]:
+    """The spans of a table's rows, in their order; a column that it lacks counts as null.
+
+    Rows without a trace id or a span id are left out. Attributes that are not what they claim are kept as
+    text, or are empty where they were bytes. How many there were of both is logged. Spans of one table may
+    share their resource's attributes.
+    """
+    rows = _Rows(table)
+    resources = list(rows.attributes("resource", "attributes"))
+    columns = {
+        "trace_id": rows.ids("trace_id"),
+        "span_id": rows.ids("span_id"),
+        "parent_span_id": rows.ids("parent_span_id"),
+        "name": map(_text, rows.values("name")),
+        "kind": map(_kind, rows.values("kind")),
+        "service_name": map(_service, rows.values("service_name"), resources),
+        "start_time_unix_nano": map(_either, rows.nanos("start_time_unix_nano"), rows.nanos("time")),
+        "end_time_unix_nano": rows.nanos("end_time_unix_nano"),
+        "attributes": rows.attributes("attributes"),
+        "events": rows.events(),
+        "status": map(_status, rows.values("status", "code")),
+        "status_message": map(_text, rows.values("status", "message")),
+        "resource": iter(resources),
+        "scope_name": map(_text, rows.values("instrumentation_scope", "name")),
+    }
+    cells = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    spans = [Span(**cell) for cell in cells if cell["trace_id"] and cell["span_id"]]
+    if dropped := table.num_rows - len(spans):
+        log.warning("rows without a trace id or a span id were left out", extra={"rows": dropped})
+    if rows.malformed:
+        log.warning("attributes are not what they claim to be", extra={"values": rows.malformed})
+    return spans
+
+
+def json_columns(table: pa.Table) -> pa.Table:
+    """The same table with JSON text wherever it has MAP or VARIANT, also within structs and lists.
+
+    A value that is malformed becomes null.
+    """
+    for index, field in enumerate(table.schema):
+        kind = _json_type(field.type)
+        if kind != field.type:
+            values = [_json_value(value, field.type) for value in table.column(index).to_pylist()]
+            table = table.set_column(index, field.name, pa.array(values, kind))
+    return table
+
+
+def _is_variant(kind: pa.DataType) -> bool:
+    index = kind.get_field_index("metadata") if pa.types.is_struct(kind) else -1
+    return index >= 0 and pa.types.is_binary(kind.field(index).type)
+
+
+def _json_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_map(kind) or _is_variant(kind):
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _json_type(field.type)) for field in kind])
+    return pa.list_(_json_type(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def _json_value(value: Any, kind: pa.DataType) -> Any:
+    if value is None or _json_type(kind) == kind:
+        return value
+    if pa.types.is_map(kind):
+        return text_of(_of_map(value))
+    if _is_variant(kind):
+        try:
+            return text_of(variant(value))
+        except VariantError:
+            return None
+    if pa.types.is_list(kind):
+        return [_json_value(item, kind.value_type) for item in value]
+    return {field.name: _json_value(value[field.name], field.type) for field in kind}
+
+
+class _Rows:
+    """The columns of a table as plain values, one for each row, and how many attributes were malformed."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self.malformed = 0
+
+    def values(self, *path: str) -> Iterator[Any]:
+        """Texts or numbers, or fields of a struct; nulls where there is no such column."""
+        column = self._column(*path)
+        return repeat(None, self._table.num_rows) if column is None else iter(column.to_pylist())
+
+    def ids(self, name: str) -> Iterator[str | None]:
+        return map(_id, self.values(name))
+
+    def nanos(self, name: str) -> Iterator[int | None]:
+        """Nanoseconds since the epoch, from a column of numbers or of timestamps; zero is no time."""
+        column = self._column(name)
+        if column is not None and pa.types.is_timestamp(column.type):
+            micros = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+            return (None if value is None or value <= 0 else value * 1000 for value in micros.to_pylist())
+        return map(_nanos, self.values(name))
+
+    def attributes(self, *path: str) -> Iterator[Attributes]:
+        column = self._column(*path)
+        if column is None:
+            return repeat({}, self._table.num_rows)
+        return map(self._decoder(column.type), column.to_pylist())
+
+    def events(self) -> Iterator[tuple[SpanEvent, ...]]:
+        column = self._column("events")
+        if (
+            column is None
+            or not pa.types.is_list(column.type)
+            or not pa.types.is_struct(column.type.value_type)
+        ):
+            return repeat((), self._table.num_rows)
+        kind = column.type.value_type
+        index = kind.get_field_index("attributes")
+        decode = self._decoder(kind.field(index).type) if index >= 0 else _nothing
+        return (
+            tuple(
+                SpanEvent(
+                    name=event.get("name") or "",
+                    time_unix_nano=_nanos(event.get("time_unix_nano")),
+                    attributes=decode(event.get("attributes")),
+                )
+                for event in events or ()
+                if event is not None
+            )
+            for events in column.to_pylist()
+        )
+
+    def _column(self, *path: str) -> pa.ChunkedArray | None:
+        if path[0] not in self._table.column_names:
+            return None
+        column = self._table.column(path[0])
+        for name in path[1:]:
+            if not pa.types.is_struct(column.type) or column.type.get_field_index(name) < 0:
+                return None
+            column = pc.struct_field(column, name)
+        return column
+
+    def _decoder(self, kind: pa.DataType) -> Callable[[Any], Attributes]:
+        """How attributes are read that came as JSON text, as MAP, as VARIANT, or as a plain struct."""
+        if pa.types.is_map(kind):
+            return _of_map
+        if pa.types.is_struct(kind):
+            return self._of_variant if _is_variant(kind) else _without_nulls
+        return self._of_json
+
+    def _of_json(self, text: Any) -> Attributes:
+        if not text:
+            return {}
+        try:
+            value = orjson.loads(text)
+        except (orjson.JSONDecodeError, TypeError):
+            value = text
+        return self._checked(value, text)
+
+    def _of_variant(self, group: Any) -> Attributes:
+        try:
+            value = variant(group)
+        except VariantError:
+            self.malformed += 1
+            return {}
+        return self._checked(value, value)
+
+    def _checked(self, value: Any, text: Any) -> Attributes:
+        if isinstance(value, dict):
+            return value
+        if value is None:
+            return {}
+        self.malformed += 1
+        return {MALFORMED: text}
+
+
+def _of_map(pairs: Any) -> Attributes:
+    """A MAP as Arrow gives it. Its values are texts, which may be JSON: whoever reads one decides."""
+    return {key: value for key, value in pairs or () if value is not None}
+
+
+def _without_nulls(struct: Any) -> Attributes:
+    return {key: value for key, value in (struct or {}).items() if value is not None}
+
+
+def _nothing(_: Any) -> Attributes:
+    return {}
+
+
+_HEX = re.compile(r"[0-9a-f]{32}|[0-9a-f]{16}")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{22}==|[A-Za-z0-9+/_-]{11}=")
+
+
+def _id(value: Any) -> str | None:
+    """An id as lowercase hex, from hex, bytes or base64 (as JSON writers that do not know OTLP have it).
+
+    None for what OTLP calls invalid: empty, or all zeros. An id of another form stays as it is.
+    """
+    if not value:
+        return None
+    if isinstance(value, bytes):
+        value = value.hex()
+    text = str(value).strip()
+    if not _HEX.fullmatch(text):
+        text = _from_base64(text) if _BASE64.fullmatch(text) else _lowered(text)
+    return text if text.strip("0") else None
+
+
+def _lowered(text: str) -> str:
+    lower = text.lower()
+    return lower if _HEX.fullmatch(lower) else text
+
+
+def _from_base64(text: str) -> str:
+    try:
+        return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True).hex()
+    except binascii.Error:
+        return text
+
+
+def _nanos(value: Any) -> int | None:
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if number > 0 else None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _either(nanos: int | None, fallback: int | None) -> int | None:
+    return fallback if nanos is None else nanos
+
+
+def _service(name: Any, resource: Attributes) -> str:
+    return _text(name) or _text(resource.get("service.name"))
+
+
+_KINDS = {"1": "INTERNAL", "2": "SERVER", "3": "CLIENT", "4": "PRODUCER", "5": "CONSUMER"}
+_STATUSES: dict[str, Status] = {"OK": "OK", "1": "OK", "ERROR": "ERROR", "2": "ERROR"}
+
+
+@lru_cache(maxsize=256)
+def _kind(value: str | int | None) -> str:
+    """SPAN_KIND_SERVER, SERVER, server and 2 are the same."""
+    name = str(value).upper().removeprefix("SPAN_KIND_")
+    name = _KINDS.get(name, name)
+    return name if name in _KINDS.values() else "INTERNAL"
+
+
+@lru_cache(maxsize=256)
+def _status(value: str | int | None) -> Status:
+    """STATUS_CODE_OK, OK, Ok and 1 are the same."""
+    return _STATUSES.get(str(value).upper().removeprefix("STATUS_CODE_"), "UNSET")

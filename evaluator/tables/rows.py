@@ -1,0 +1,169 @@
+"""A row of the ledger, and the rule by which a plan yields to what was committed since.
+
+Source of the rules: the ledger's protocol (R5, R6); the numbers in the comments are its own.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+
+from evaluator.feedback import SourceType, Target
+from evaluator.tables.schemas import LEDGER
+
+State = Literal["waiting", "done", "scored", "deferred", "unscored", "replaced"]
+FINAL: frozenset[State] = frozenset({"done", "scored", "replaced"})
+
+UNDATED = date(1970, 1, 1)
+"""The partition of targets whose times are absurd, and of the ledger's own control rows."""
+
+
+class Key(NamedTuple):
+    """What a row tells the state of: a target, or a target's result by one version of a scorer."""
+
+    target_type: str
+    target_id: str
+    scorer: str | None = None
+    version: str | None = None
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One row, its fields named and ordered as the ledger's columns. `seq` and `at` are given at the commit.
+
+    A target row has no scorer. A row with a `due` is open: waiting, deferred, or to be tried again.
+    """
+
+    seq: int = 0
+    day: date
+    scope: str
+    target_type: str
+    target_id: str
+    trace_id: str | None = None
+    span_id: str | None = None
+    session_id: str | None = None
+    scorer: str | None = None
+    version: str | None = None
+    revision: int = 0
+    state: State
+    reason: str | None = None
+    due: datetime | None = None
+    attempts: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+    commits: Sequence[int] = ()
+    upto: datetime | None = None
+    set: str | None = None
+    skipped: str | None = None
+    run_id: str | None = None
+    at: datetime | None = None
+    value: str | None = None
+    passed: bool | None = None
+    rationale: str | None = None
+    error: str | None = None
+    source_type: SourceType | None = None
+    model: str | None = None
+    calls: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_ms: float | None = None
+    metadata: str | None = None
+    trace_start: datetime | None = None
+
+    @property
+    def key(self) -> Key:
+        return Key(self.target_type, self.target_id, self.scorer, self.version, self.revision)
+
+    @property
+    def target(self) -> Target:
+        return Target(
+            type=self.target_type,  # type: ignore[arg-type]  # a column of text; written from a Target
+            target_id=self.target_id,
+            trace_id=self.trace_id or "",
+            span_id=self.span_id,
+            session_id=self.session_id,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """Marks that ride on a commit: the live cursor of a spans table, with the time of its commit."""
+
+    table_id: str
+    cursor: int
+    cursor_at: datetime
+
+
+Unit = list[Row]
+"""Rows that are committed together or not at all; the first one speaks for the unit."""
+
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def to_arrow(rows: Iterable[Row]) -> pa.Table:
+    """Rows as a table of the ledger's schema."""
+    rows = list(rows)
+    return pa.table({name: [getattr(row, name) for row in rows] for name in COLUMNS}, schema=LEDGER)
+
+
+def from_arrow(table: pa.Table) -> list[Row]:
+    """Rows of a table that has the ledger's columns, or those of them that were asked for."""
+    return [Row(**_filled(values)) for values in table.to_pylist()]
+
+
+def _filled(values: dict[str, Any]) -> dict[str, Any]:
+    values["commits"] = values.get("commits") or ()
+    values["revision"] = values.get("revision") or 0
+    values["attempts"] = values.get("attempts") or 0
+    return values
+
+
+def latest(rows: Iterable[Row]) -> dict[Key, Row]:
+    """The state of each key: its row with the highest `seq`."""
+    newest: dict[Key, Row] = {}
+    for row in rows:
+        known = newest.get(row.key)
+        if known is None or row.seq >= known.seq:
+            newest[row.key] = row
+    return newest
+
+
+def rebase(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> list[Row]:
+    """What is left of a plan after others committed `tail` (the states of the rows since, by key).
+
+    R5: a final row yields to a final row of its key, any other row to any row of its key; a plan holds one
+    row a key. R6: when the first row of a unit (done, replaced) yields, the whole unit does.
+    """
+    kept: list[Row] = []
+    mine: set[Key] = set()
+    for unit in units:
+        head = unit[0]
+        if head.state in ("done", "replaced") and _yields(head, tail.get(head.key, ())):
+            continue
+        for row in unit:
+            if row.key not in mine and not _yields(row, tail.get(row.key, ())):
+                mine.add(row.key)
+                kept.append(row)
+    return kept
+
+
+def _yields(row: Row, since: Sequence[State]) -> bool:
+    if row.state in FINAL:
+        return any(state in FINAL for state in since)
+    return bool(since)
+
+
+def stamped(rows: Iterable[Row], *, seq: int, at: datetime) -> list[Row]:
+    """The rows as they are committed: under one `seq`, at one time."""
+    return [replace(row, seq=seq, at=at) for row in rows]
+
+
+def partition_day(earliest: datetime | None, now: datetime) -> date:
+    """The UTC date of a target's earliest span; hostile times share one partition."""
+    if earliest is None or earliest.year < 2020 or earliest > now + timedelta(days=1):
+        return UNDATED
+    return earliest.astimezone(UTC).date()

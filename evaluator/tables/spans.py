@@ -1,0 +1,255 @@
+"""The spans table: what came since a cursor, what belongs to a trace, what lies in a range of time."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from evaluator.errors import TableError
+from evaluator.tables.decoding import spans_of
+from evaluator.tables.delta import Commit, DeltaStore, Snapshot
+from evaluator.traces.assembly import Arrival
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "time",
+    "service_name",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "start_time_unix_nano",
+    "end_time_unix_nano",
+    "attributes",
+    "events",
+    "status",
+    "resource",
+    "instrumentation_scope",
+)
+"""What a trace is made of; the other columns of the table are not read."""
+
+REQUIRED = ("trace_id", "span_id", "name", "start_time_unix_nano", "attributes")
+PROVISIONED = "Provisioned by evaluator"
+"""How the description of a table that `init` made begins."""
+
+SPANS_A_BATCH = 50_000
+CATCH_UP_MARGIN = timedelta(days=1)
+LONGEST_TRACE = timedelta(days=1)
+"""How far a trace's spans may lie from its root's start to be read with it over a range of time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpanBatch:
+    """What the commits after `after`, up to `upto`, brought. `caught_up`: the log had been cleaned up, so
+    that files were taken by their age and the batch may hold more than is new, never less."""
+
+    arrivals: list[Arrival]
+    upto: int
+    upto_at: datetime
+    more: bool
+    caught_up: bool = False
+
+
+class SpansTable:
+    """Where the spans lie. `open` gives the table as it is now."""
+
+    def __init__(self, store: DeltaStore, clock: Callable[[], datetime]) -> None:
+        self.store = store
+        self._clock = clock
+
+    def open(self) -> "SpansSnapshot":
+        """Raises TableError: missing, foreign, unreadable."""
+        snapshot = self.store.open()
+        missing = [name for name in REQUIRED if name not in snapshot.schema.names]
+        if missing:
+            raise TableError(
+                f"{self.store.uri}: this is not a table of OpenTelemetry spans (it has no column "
+                f"{', '.join(missing)}); `spans` or `prefix` in evaluator.yaml must name the right one"
+            )
+        return SpansSnapshot(snapshot, self._clock)
+
+
+class SpansSnapshot:
+    """The spans table as of one version."""
+
+    def __init__(self, snapshot: Snapshot, clock: Callable[[], datetime]) -> None:
+        self._snapshot = snapshot
+        self._clock = clock
+        self._columns = [name for name in COLUMNS if name in snapshot.schema.names]
+        self._time_column = "time" if "time" in snapshot.schema.names else "start_time_unix_nano"
+
+    @property
+    def version(self) -> int:
+        return self._snapshot.version
+
+    @property
+    def table_id(self) -> str:
+        return self._snapshot.table_id
+
+    @property
+    def ours(self) -> bool:
+        """Whether `evaluator init` made this table."""
+        return self._snapshot.description.startswith(PROVISIONED)
+
+    def has_commit(self, version: int) -> bool:
+        return self._snapshot.has_commit(version)
+
+    def since(self, cursor: int, cursor_at: datetime | None) -> SpanBatch:
+        """The next batch after a cursor: whole commits, until they hold enough spans.
+
+        A commit that can no longer be read: the files that are not older than the cursor's commit, less a
+        day. Raises TableError.
+        """
+        now = self._clock()
+        arrivals: list[Arrival] = []
+        version, at = cursor, cursor_at or now
+        while version < self.version and len(arrivals) < SPANS_A_BATCH:
+            commit = self._snapshot.commit(version + 1)
+            try:
+                if commit is None:
+                    raise FileNotFoundError(f"commit {version + 1}")
+                arrivals += self._arrivals(commit, now)
+            except FileNotFoundError as error:
+                log.warning(
+                    "the log was cleaned up past the cursor: catching up by the files' age",
+                    extra={"cursor": cursor, "missing": str(error)},
+                )
+                return self._catch_up(cursor_at, now)
+            version, at = commit.version, commit.at or now
+        return SpanBatch(arrivals=arrivals, upto=version, upto_at=min(at, now), more=version < self.version)
+
+    def of_traces(
+        self, trace_ids: Collection[str], commits: Iterable[int], around: tuple[datetime, datetime] | None
+    ) -> list[Arrival]:
+        """The spans of some traces, from the commits that brought them.
+
+        When such a commit is gone (cleaned up, or its files compacted away and vacuumed), and for what no
+        commit is known of, the files are taken by time: `around`, less and more a day; None reads them all.
+        """
+        now = self._clock()
+        arrivals: list[Arrival] = []
+        try:
+            for version in sorted(set(commits)):
+                commit = self._snapshot.commit(version)
+                if commit is None:
+                    raise FileNotFoundError(f"commit {version}")
+                arrivals += self._arrivals(commit, now, trace_ids)
+        except FileNotFoundError:
+            return self.around(trace_ids, around)
+        return arrivals
+
+    def around(
+        self, trace_ids: Collection[str] | None, around: tuple[datetime, datetime] | None
+    ) -> list[Arrival]:
+        """The spans (of some traces, or all) whose times lie in a range, widened by a day on both sides."""
+        start, end = (
+            (None, None)
+            if around is None
+            else (_shifted(around[0], -LONGEST_TRACE), _shifted(around[1], LONGEST_TRACE))
+        )
+        now = self._clock()
+        if not self._snapshot.raw_readable:
+            table = self._snapshot.query(self._select(start, end))
+            return self._decoded(_only(table, trace_ids), now, self.version)
+        arrivals: list[Arrival] = []
+        for file in self._snapshot.files(self._time_column):
+            if file.overlaps(start, end):
+                table = _only(self._snapshot.read_file(file, self._columns), trace_ids)
+                arrivals += self._decoded(table, min(file.modified, now), self.version)
+        return arrivals
+
+    def ids_between(self, start: datetime, end: datetime) -> Iterator[Sequence[str]]:
+        """The ids of the traces that have a span in [start, end), in the order of their first one there."""
+        first: dict[str, int] = {}
+        wanted = ["trace_id", "start_time_unix_nano"]
+        low, high = _nanos(start), _nanos(end)
+        for table in self._tables(wanted, start, end):
+            for trace_id, nanos in zip(
+                table.column("trace_id").to_pylist(),
+                table.column("start_time_unix_nano").to_pylist(),
+                strict=True,
+            ):
+                if trace_id and nanos is not None and low <= nanos < high:
+                    first[trace_id] = min(nanos, first.get(trace_id, nanos))
+        ordered = sorted(first, key=lambda trace_id: (first[trace_id], trace_id))
+        for begin in range(0, len(ordered), 1_000):
+            yield ordered[begin : begin + 1_000]
+
+    def everything(self) -> pa.Table:
+        """The whole table with its own columns, for SQL."""
+        return self._snapshot.query("select * from t")
+
+    def _tables(self, columns: list[str], start: datetime, end: datetime) -> Iterator[pa.Table]:
+        if not self._snapshot.raw_readable:
+            yield self._snapshot.query(self._select(start, end, columns))
+            return
+        for file in self._snapshot.files(self._time_column):
+            if file.overlaps(start, end):
+                yield self._snapshot.read_file(file, columns)
+
+    def _arrivals(
+        self, commit: Commit, now: datetime, trace_ids: Collection[str] | None = None
+    ) -> list[Arrival]:
+        """What one commit brought. A table whose files do not speak for themselves is read as a whole from
+        the earliest time that the commit's files hold: more than is new, never less."""
+        if not commit.added:
+            return []
+        arrived = min(commit.at or max(file.modified for file in commit.added), now)
+        if self._snapshot.raw_readable:
+            tables = [self._snapshot.read_file(file, self._columns) for file in commit.added]
+        else:
+            starts = [file.earliest for file in commit.added]
+            earliest = min(start for start in starts if start) if all(starts) else None
+            tables = [self._snapshot.query(self._select(earliest, None))]
+        return [
+            arrival
+            for table in tables
+            for arrival in self._decoded(_only(table, trace_ids), arrived, commit.version)
+        ]
+
+    def _catch_up(self, cursor_at: datetime | None, now: datetime) -> SpanBatch:
+        since = None if cursor_at is None else cursor_at - CATCH_UP_MARGIN
+        arrivals: list[Arrival] = []
+        if self._snapshot.raw_readable:
+            for file in self._snapshot.files(self._time_column):
+                if since is None or file.modified >= since:
+                    table = self._snapshot.read_file(file, self._columns)
+                    arrivals += self._decoded(table, min(file.modified, now), self.version)
+        else:
+            arrivals = self._decoded(self._snapshot.query(self._select(None, None)), now, self.version)
+        return SpanBatch(arrivals=arrivals, upto=self.version, upto_at=now, more=False, caught_up=True)
+
+    def _decoded(self, table: pa.Table, arrived: datetime, commit: int) -> list[Arrival]:
+        return [Arrival(span=span, arrived=arrived, commit=commit) for span in spans_of(table)]
+
+    def _select(self, start: datetime | None, end: datetime | None, columns: Sequence[str] = ()) -> str:
+        names = ", ".join(f'"{name}"' for name in columns or self._columns)
+        bounds = []
+        for moment, comparison in ((start, ">="), (end, "<")):
+            if moment is not None:
+                bounds.append(f"start_time_unix_nano {comparison} {_nanos(moment)}")
+        where = f" where {' and '.join(bounds)}" if bounds else ""
+        return f"select {names} from t{where}"
+
+
+def _only(table: pa.Table, trace_ids: Collection[str] | None) -> pa.Table:
+    if trace_ids is None:
+        return table
+    ids = pc.utf8_lower(table.column("trace_id").cast(pa.string()))
+    return table.filter(pc.is_in(ids, pa.array(set(trace_ids), pa.string())))
+
+
+def _nanos(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000_000 + moment.microsecond * 1_000
+
+
+def _shifted(moment: datetime, by: timedelta) -> datetime:
+    try:
+        return moment + by
+    except OverflowError:
+        return moment.replace(tzinfo=UTC)

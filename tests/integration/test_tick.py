@@ -1,0 +1,287 @@
+"""The tick on real tables: every trace decided once, whatever comes in which order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluator.dataset.conditions import parse_condition
+from evaluator.dataset.records import Record
+from evaluator.dataset.selection import SelectionRule
+from evaluator.errors import ModelError
+from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored
+from evaluator.publish import publish
+from evaluator.score import Active
+from evaluator.sinks.annotations import AnnotationsSink
+from evaluator.summary import Summary
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.ledger import CONTROL, Ledger
+from evaluator.tables.rows import Key, Row
+from evaluator.tables.schemas import ANNOTATIONS
+from evaluator.tables.spans import SpansTable
+from evaluator.tables.views import Views
+from evaluator.tick import Parts, has_work, tick
+from evaluator.traces.columns import TRACES
+from tests.traffic import NOON, answer, append, span, spans_store, trace_id
+
+
+@dataclass
+class Greets:
+    """A scorer of code: does the response greet? `fails` gives what it says instead of an answer."""
+
+    name: str = "greets"
+    version: str = "v1"
+    fails: Reason | None = None
+    raises: bool = False
+    seen: list[str] = field(default_factory=list)
+    source_type: SourceType = "CODE"
+    waits: bool = False
+
+    @property
+    def definition(self) -> Mapping[str, Any]:
+        return {"kind": "test"}
+
+    async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
+        if self.raises:
+            raise ModelError("the key is wrong")
+        self.seen += [record.trace.trace_id for record in records]
+        if self.fails:
+            return [Scored(outcome=Unscored(reason=self.fails, detail="as the test asked")) for _ in records]
+        return [Scored(outcome=self._feedback(record)) for record in records]
+
+    def _feedback(self, record: Record) -> Feedback:
+        passed = "Hello" in (record.outputs or "")
+        return Feedback(value="yes" if passed else "no", passed=passed, rationale="looked for a greeting")
+
+
+class Bench:
+    """Real tables in a folder, and a clock that the test sets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = NOON
+        self.spans_store = spans_store(folder)
+        self.ledger = Ledger(DeltaStore(str(folder / "agent_eval_ledger")), self.clock)
+        self.ledger.provision()
+        self.annotations = DeltaStore(str(folder / "agent_otel_annotations"))
+        self.annotations.create(ANNOTATIONS)
+        self.spans = SpansTable(self.spans_store, self.clock)
+        self.views = Views(self.spans, self.annotations, self.ledger)
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def append(self, *rows: dict[str, Any]) -> int:
+        return append(self.spans_store, rows)
+
+    def parts(self, *scorers: Greets, **settings: Any) -> Parts:
+        active = [Active(scorer=scorer, rule=SelectionRule(name=scorer.name)) for scorer in scorers]
+        values = {"settle": timedelta(0), "max_wait": timedelta(hours=1), "active": active, **settings}
+        return Parts(spans=self.spans, ledger=self.ledger, clock=self.clock, **values)
+
+    async def tick(self, *scorers: Greets, **settings: Any) -> Summary:
+        return await tick(self.parts(*scorers, **settings), run_id="run")
+
+    def states(self) -> dict[Key, Row]:
+        return self.ledger.open().rows(f"target_type <> '{CONTROL}'")
+
+    def later(self, **by: float) -> None:
+        self.now += timedelta(**by)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    bench.now = datetime.now(NOON.tzinfo) + timedelta(seconds=5)
+    return bench
+
+
+async def test_a_new_trace_is_scored_once_and_a_second_tick_writes_nothing(bench: Bench) -> None:
+    bench.append(answer("a"), answer("b", "Good day"))
+    scorer = Greets()
+
+    first = await bench.tick(scorer)
+    version = bench.ledger.open().version
+    assert not has_work(bench.parts(scorer))
+    second = await bench.tick(scorer)
+
+    assert (first.traces, first.results) == (2, 2)
+    assert (first.scorers["greets"].passed, first.scorers["greets"].failed) == (1, 1)
+    assert (second.traces, second.results) == (0, 0)
+    assert bench.ledger.open().version == version
+    assert sorted(scorer.seen) == [trace_id("a"), trace_id("b")]
+
+
+async def test_a_trace_waits_until_it_is_quiet_and_is_judged_whole(bench: Bench) -> None:
+    settle = timedelta(seconds=60)
+    bench.append(answer("a", at=NOON))
+
+    early = await bench.tick(Greets(), settle=settle)
+    bench.append(span("a", "tool", parent="root", at=NOON))
+    bench.later(seconds=61)
+    scorer = Greets()
+    late = await bench.tick(scorer, settle=settle)
+
+    assert (early.traces, early.waiting) == (0, 1)
+    assert (late.traces, late.waiting) == (1, 0)
+    assert scorer.seen == [trace_id("a")]
+    [traces] = bench.views.query("select span_count from traces").to_pylist()
+    assert traces == {"span_count": 2}
+
+
+async def test_a_trace_without_a_root_is_judged_after_max_wait_and_marked(bench: Bench) -> None:
+    bench.append(span("a", "child", parent="nowhere"))
+
+    waiting = await bench.tick(Greets())
+    bench.later(hours=1, seconds=1)
+    judged = await bench.tick(Greets())
+
+    assert (waiting.waiting, waiting.results) == (1, 0)
+    assert judged.results == 1
+    assert bench.states()[Key("TRACE", trace_id("a"))].reason == "incomplete"
+
+
+async def test_late_spans_change_nothing(bench: Bench) -> None:
+    bench.append(answer("a"))
+    await bench.tick(Greets())
+    bench.append(span("a", "late", parent="root"))
+
+    summary = await bench.tick(Greets())
+
+    assert (summary.late, summary.results) == (1, 0)
+
+
+async def test_what_is_filtered_or_sampled_out_stands_in_the_decision(bench: Bench) -> None:
+    bench.append(answer("a"))
+    condition = parse_condition("service_name = 'billing'", TRACES)
+    active = [
+        Active(scorer=Greets("filtered"), rule=SelectionRule(name="filtered", filter=condition)),
+        Active(scorer=Greets("sampled"), rule=SelectionRule(name="sampled", sample_rate=0.0)),
+    ]
+
+    summary = await bench.tick(active=active)
+
+    assert summary.results == 0
+    assert summary.skipped == {"filtered": 1, "sampled out": 1}
+    skipped = bench.states()[Key("TRACE", trace_id("a"))].skipped
+    assert skipped == '{"filtered":"filtered","sampled":"sampled out"}'
+
+
+async def test_a_transient_error_is_tried_again_on_its_schedule_and_then_given_up(bench: Bench) -> None:
+    bench.append(answer("a"))
+    broken = Greets(fails=Reason.UNAVAILABLE)
+    waits = [
+        timedelta(0),
+        timedelta(0),
+        timedelta(minutes=15),
+        timedelta(hours=1),
+        timedelta(hours=6),
+        timedelta(hours=24),
+    ]
+    for attempt, wait in enumerate(waits, start=1):
+        if wait:
+            bench.now += wait - timedelta(seconds=1)
+            await bench.tick(broken)
+            assert len(broken.seen) == attempt - 1
+            bench.later(seconds=2)
+        await bench.tick(broken)
+        assert len(broken.seen) == attempt
+
+    row = bench.states()[Key("TRACE", trace_id("a"), "greets", "v1", 0)]
+    assert (row.state, row.attempts, row.due) == ("unscored", 6, None)
+    assert not has_work(bench.parts(broken))
+
+
+async def test_a_lasting_error_is_final_at_once_and_is_no_fail(bench: Bench) -> None:
+    bench.append(answer("a"))
+
+    summary = await bench.tick(Greets(fails=Reason.REFUSED))
+
+    count = summary.scorers["greets"]
+    assert (summary.results, count.failed, count.unscored["refused"]) == (1, 0, 1)
+    assert not has_work(bench.parts(Greets(fails=Reason.REFUSED)))
+
+
+async def test_a_misconfigured_judge_stops_the_tick_before_any_trace_is_touched(bench: Bench) -> None:
+    bench.append(answer("a"))
+
+    with pytest.raises(ModelError, match="key is wrong"):
+        await bench.tick(Greets(), Greets("judge", raises=True))
+
+    assert bench.states() == {}
+    assert (await bench.tick(Greets())).results == 1
+
+
+async def test_an_edited_judge_takes_over_what_was_open_for_its_older_version(bench: Bench) -> None:
+    bench.append(answer("a"))
+    await bench.tick(Greets(fails=Reason.UNAVAILABLE))
+
+    summary = await bench.tick(Greets(version="v2"))
+
+    states = {key.version: row.state for key, row in bench.states().items() if key.scorer}
+    assert states == {"v1": "replaced", "v2": "scored"}
+    assert summary.results == 1
+
+
+async def test_a_paused_judge_defers_and_catches_up(bench: Bench) -> None:
+    bench.append(answer("a"))
+    parts = bench.parts(Greets(fails=Reason.PAUSED))
+    paused = replace(parts, active=[replace(active, paused=True) for active in parts.active])
+
+    deferred = await tick(paused, "run")
+    version = bench.ledger.open().version
+    await tick(paused, "run")
+    caught_up = await bench.tick(Greets())
+
+    assert (deferred.deferred, caught_up.results) == (1, 1)
+    assert version == bench.ledger.open().version - 1
+
+
+async def test_scoring_starts_now_in_a_table_that_was_there_before(bench: Bench, tmp_path: Path) -> None:
+    foreign = DeltaStore(str(tmp_path / "foreign"))
+    foreign.create(spans_store(tmp_path / "x").open().schema)
+    append(foreign, [answer("old")])
+    spans = SpansTable(foreign, bench.clock)
+    bench.later(seconds=10)
+
+    first = await tick(replace(bench.parts(Greets()), spans=spans), "run")
+    append(foreign, [answer("new", at=bench.now)])
+    second = await tick(replace(bench.parts(Greets()), spans=spans), "run")
+
+    assert (first.results, second.results) == (0, 1)
+    assert any("from now on" in told for told in first.notes)
+
+
+async def test_publishing_twice_gives_every_annotation_once_and_mlflows_rules_read_them(bench: Bench) -> None:
+    bench.append(answer("a"), answer("b", "Bye"))
+    await bench.tick(Greets())
+    sink = AnnotationsSink(bench.annotations, bench.ledger.open().table_id)
+
+    assert await publish(bench.ledger, [sink]) == []
+    assert await publish(bench.ledger, [sink]) == []
+
+    rows = bench.annotations.open().query("select * from t")
+    assert rows.num_rows == 2
+    assert sorted(rows["value"].to_pylist()) == ['"no"', '"yes"']
+    seen = bench.views.query(
+        "select name, value, passed, is_current from assessments order by value"
+    ).to_pylist()
+    assert seen == [
+        {"name": "greets", "value": "no", "passed": False, "is_current": True},
+        {"name": "greets", "value": "yes", "passed": True, "is_current": True},
+    ]
+
+
+async def test_two_ticks_at_once_give_one_result_each(bench: Bench) -> None:
+    import asyncio
+
+    bench.append(*[answer(f"t{index}") for index in range(20)])
+    one, other = Greets(), Greets()
+
+    await asyncio.gather(bench.tick(one), bench.tick(other))
+
+    rows = bench.ledger.open().table("state in ('done', 'scored') and target_type <> 'CONTROL'")
+    keys = [(row["target_id"], row["scorer"]) for row in rows.to_pylist()]
+    assert len(keys) == len(set(keys)) == 40
