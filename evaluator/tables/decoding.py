@@ -16,8 +16,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from evaluator.tables.jsontext import is_variant
 from evaluator.tables.variant import VariantError, variant
-from evaluator.traces.conventions.values import text_of
 from evaluator.traces.trace import Span, SpanEvent, Status
 
 log = logging.getLogger(__name__)
@@ -62,45 +62,11 @@ def spans_of(table: pa.Table) -> list[Span]:
     return spans
 
 
-def json_columns(table: pa.Table) -> pa.Table:
-    """The same table with JSON text wherever it has MAP or VARIANT, also within structs and lists.
-
-    A value that is malformed becomes null.
-    """
-    for index, field in enumerate(table.schema):
-        kind = _json_type(field.type)
-        if kind != field.type:
-            values = [_json_value(value, field.type) for value in table.column(index).to_pylist()]
-            table = table.set_column(index, field.name, pa.array(values, kind))
-    return table
-
-
-def _is_variant(kind: pa.DataType) -> bool:
-    index = kind.get_field_index("metadata") if pa.types.is_struct(kind) else -1
-    return index >= 0 and pa.types.is_binary(kind.field(index).type)
-
-
-def _json_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_map(kind) or _is_variant(kind):
-        return pa.string()
-    if pa.types.is_struct(kind):
-        return pa.struct([(field.name, _json_type(field.type)) for field in kind])
-    return pa.list_(_json_type(kind.value_type)) if pa.types.is_list(kind) else kind
-
-
-def _json_value(value: Any, kind: pa.DataType) -> Any:
-    if value is None or _json_type(kind) == kind:
-        return value
-    if pa.types.is_map(kind):
-        return text_of(_of_map(value))
-    if _is_variant(kind):
-        try:
-            return text_of(variant(value))
-        except VariantError:
-            return None
-    if pa.types.is_list(kind):
-        return [_json_value(item, kind.value_type) for item in value]
-    return {field.name: _json_value(value[field.name], field.type) for field in kind}
+def identified(table: pa.Table) -> pa.Table:
+    """The rows that have a trace id and a span id: those that `spans_of` makes spans of."""
+    rows = _Rows(table)
+    ids = zip(rows.ids("trace_id"), rows.ids("span_id"), strict=True)
+    return table.filter(pa.array([None not in pair for pair in ids], pa.bool_()))
 
 
 class _Rows:
@@ -171,7 +137,7 @@ class _Rows:
         if pa.types.is_map(kind):
             return _of_map
         if pa.types.is_struct(kind):
-            return self._of_variant if _is_variant(kind) else _without_nulls
+            return self._of_variant if is_variant(kind) else _without_nulls
         return self._of_json
 
     def _of_json(self, text: Any) -> Attributes:

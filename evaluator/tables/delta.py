@@ -32,7 +32,15 @@ from evaluator.errors import TableError
 COMMIT_RETRIES = 100
 """With 8 writers the library's default of 15 failed 9 of 200 appends; 100 lost none (deltalake 1.6.6)."""
 
-_RAW_READABLE = {"timestampNtz", "variantType", "variantType-preview", "v2Checkpoint", "vacuumProtocolCheck"}
+_RAW_READABLE = {
+    "timestampNtz",
+    "v2Checkpoint",
+    "vacuumProtocolCheck",
+    "variantShredding",
+    "variantShredding-preview",
+    "variantType",
+    "variantType-preview",
+}
 """Reader features with which a data file still is what the table holds; others rewrite what a file means."""
 
 
@@ -84,8 +92,18 @@ class DeltaStore:
         except (DeltaError, OSError) as error:
             raise TableError(f"{self.uri}: cannot be reached: {_cause(error)}") from error
 
-    def create(self, schema: pa.Schema, *, partition_by: Sequence[str] = (), description: str = "") -> bool:
-        """Create the table if there is none; True when this call made it. Raises TableError."""
+    def create(
+        self,
+        schema: pa.Schema,
+        *,
+        partition_by: Sequence[str] = (),
+        description: str = "",
+        configuration: Mapping[str, str] | None = None,
+    ) -> bool:
+        """Create the table if there is none; True when this call made it. Raises TableError.
+
+        `configuration` holds table properties that Delta knows (`delta.…`); it refuses others.
+        """
         if self.exists():
             return False
         try:
@@ -95,7 +113,7 @@ class DeltaStore:
                 mode="error",
                 partition_by=list(partition_by),
                 description=description,
-                configuration={"delta.checkpointInterval": "100"},
+                configuration={"delta.checkpointInterval": "100", **(configuration or {})},
                 storage_options=self.storage_options,
             )
         except (DeltaError, OSError) as error:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from evaluator.errors import ConfigurationError, TableError
 from evaluator.tables.annotations import ASSESSMENTS_SQL
-from evaluator.tables.decoding import spans_of
+from evaluator.tables.decoding import identified, spans_of
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.jsontext import json_columns
 from evaluator.tables.ledger import CONTROL, SCORER_NOTE, Ledger
@@ -103,12 +103,8 @@ class Views:
         database.register("traces", traces_table(traces))
 
     def _add_spans(self, database: "duckdb.DuckDBPyConnection") -> None:
-        table = self._spans.open().everything()
-        spans = spans_of(table)
-        if len(spans) < table.num_rows:  # rows without ids tell nothing: leave them out here too
-            identified = [index for index in range(table.num_rows) if spans_of(table.slice(index, 1))]
-            table = table.take(identified)
-        derived = step_columns([step_of(span) for span in spans])
+        table = identified(self._spans.open().everything())
+        derived = step_columns([step_of(span) for span in spans_of(table)])
         table = json_columns(table)
         for name in derived.column_names:
             if name not in table.column_names:

@@ -40,10 +40,20 @@ class Span:
     resource: Mapping[str, Any] = field(default_factory=dict)
     scope_name: str = ""
 
+    @property
+    def duration_ms(self) -> float | None:
+        """From start to end; 0 when the clock went back, None when either time is missing."""
+        if self.start_time_unix_nano is None or self.end_time_unix_nano is None:
+            return None
+        return max(0, self.end_time_unix_nano - self.start_time_unix_nano) / 1_000_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message of a conversation; `tool_calls` holds objects with `name` and `arguments`."""
+    """One message of a conversation, its roles `system`, `user`, `assistant` or `tool` mostly.
+
+    `tool_calls` holds objects with `name`, `arguments` (JSON) and, where it is known, `id`.
+    """
 
     role: str
     content: str
@@ -61,20 +71,33 @@ class Document:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What one span was, whatever convention wrote it. `parent` is the parent's span id, in or out of the trace."""
+    """What one span was, whatever convention wrote it.
+
+    `input` and `output` are text as it was recorded (JSON where that is what it was). Where messages are
+    carried, `messages` is the conversation, `request` its last user message, `response` the answer this step
+    gave (None: it only called tools) and `tool_calls` what this step asked for; elsewhere `request` and
+    `response` are the input and the output.
+    """
 
     span: Span
     span_type: SpanType
     input: str | None = None
     output: str | None = None
+    request: str | None = None
+    response: str | None = None
     messages: tuple[Message, ...] = ()
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
     model: str | None = None
     input_tokens: int | None = None
     output_tokens: int | None = None
+    total_tokens: int | None = None
     cost_usd: float | None = None
     tool_name: str | None = None
     documents: tuple[Document, ...] = ()
     duration_ms: float | None = None
+    session_id: str | None = None
+    user_id: str | None = None
+    tags: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +106,8 @@ class Trace:
 
     `request` and `response` are text: the last user message and the final answer where the convention
     carries messages, else the JSON. Tokens and cost are summed over LLM spans only; None where no span
-    told any. `incomplete`: judged without an ended root, or while it was still growing.
+    told any. `incomplete`: judged without an ended root, or while it was still growing. Without a root
+    `root_span_id` is None, `status` UNSET and `attributes` empty; the rest comes from the spans there are.
     """
 
     trace_id: str
