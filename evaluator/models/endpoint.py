@@ -7,19 +7,26 @@ from typing import Any, Protocol
 
 from evaluator.feedback import Reason
 
+Messages = Sequence[Mapping[str, Any]]
+"""Messages in OpenAI's form: `role` and `content`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """Messages in OpenAI's form, the JSON Schema wanted of the reply, and the model's parameters."""
+    """Messages, the JSON Schema wanted of the reply, and the model's parameters."""
 
-    messages: Sequence[Mapping[str, Any]]
+    messages: Messages
     schema: Mapping[str, Any] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A model's answer. `calls` counts the requests it took; `cost_usd` None is unknown, never zero."""
+    """A model's answer. `calls` counts the requests it took; `cost_usd` None is unknown, never zero.
+
+    `finish_reason` is OpenAI's (stop, length, content_filter), or "refusal" where the model refused in a field of
+    its own. `input_tokens` include the `cached_input_tokens`.
+    """
 
     text: str
     model: str
@@ -33,20 +40,35 @@ class Completion:
 
 
 class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it becomes an Unscored
-    """A call that gave no completion. `detail` names the cause and holds no prompt and no key."""
+    """A call that gave no completion. `detail` names the cause and holds no prompt and no key.
+
+    `message` holds the provider's own words, which may repeat the prompt: never log or store them, unless the prompt
+    held nothing of anybody.
+    """
 
     def __init__(
-        self, reason: Reason, detail: str, *, retry_after: timedelta | None = None, calls: int = 1
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        retry_after: timedelta | None = None,
+        calls: int = 1,
+        message: str = "",
     ) -> None:
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
         self.retry_after = retry_after
         self.calls = calls
+        self.message = message
 
 
 class Endpoint(Protocol):
-    """Sends one request and returns its completion; no retry, no limit, no cache of its own."""
+    """Sends one request and returns its completion; no retry, no limit, no cache of its own.
+
+    Only a request whose form was rejected (a parameter that the model does not take) may be sent again in a form
+    that it takes; `calls` counts those too.
+    """
 
     @property
     def model(self) -> str: ...

@@ -1,0 +1,156 @@
+"""From a model's name to the model: which endpoint answers, at what price, within which limits."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from evaluator.config import JudgeSettings
+from evaluator.errors import ConfigurationError
+from evaluator.models import local
+from evaluator.models.budget import Budget
+from evaluator.models.client import OUTPUT_CAP, Model
+from evaluator.models.endpoint import Endpoint
+from evaluator.models.limiter import Limiter
+from evaluator.models.litellm import LiteLLMEndpoint
+from evaluator.models.local import LOCAL_MODEL, LocalEndpoint
+from evaluator.models.openai import OPENAI, OpenAIEndpoint
+from evaluator.models.parameters import Dialect
+from evaluator.models.prices import Prices, provider_of
+
+KEYS: dict[str, tuple[str, ...]] = {
+    # What litellm reads for each provider; any one of them is enough. Providers that also take other
+    # credentials (AWS, Google Cloud, Azure identities, Databricks profiles) are not here: only a call can tell.
+    "openai": ("OPENAI_API_KEY",),
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "mistral": ("MISTRAL_API_KEY",),
+    "groq": ("GROQ_API_KEY",),
+    "cohere": ("COHERE_API_KEY", "CO_API_KEY"),
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    "openrouter": ("OPENROUTER_API_KEY", "OR_API_KEY"),
+    "together_ai": ("TOGETHERAI_API_KEY", "TOGETHER_API_KEY"),
+    "fireworks_ai": ("FIREWORKS_AI_API_KEY", "FIREWORKS_API_KEY"),
+    "perplexity": ("PERPLEXITYAI_API_KEY", "PERPLEXITY_API_KEY"),
+    "xai": ("XAI_API_KEY",),
+    "cerebras": ("CEREBRAS_API_KEY",),
+    "nvidia_nim": ("NVIDIA_NIM_API_KEY",),
+    "deepinfra": ("DEEPINFRA_API_KEY",),
+    "replicate": ("REPLICATE_API_KEY", "REPLICATE_API_TOKEN"),
+}
+LOCAL_NAMES = ("local/smollm2", LOCAL_MODEL)
+LOCAL_TIMEOUT = timedelta(minutes=5)
+"""The embedded model reads some 150 tokens a second, and fewer beside other work."""
+CHARACTERS_PER_TOKEN = 2.5
+"""Low for prose, about right for JSON and code: what a window holds at least."""
+
+
+def canonical(name: str) -> str:
+    """A model's name as results carry it: `provider/name`; MLflow's `provider:/name` and short names are read.
+
+    Raises ConfigurationError for what names no model.
+    """
+    provider, separator, model = name.strip().replace(":/", "/", 1).partition("/")
+    if not separator or not provider or not model.strip("/"):
+        known = provider_of(name.strip())
+        hint = f"{known}/{name.strip()}" if known else "openai/gpt-5-mini or anthropic/claude-sonnet-4-5"
+        raise ConfigurationError(f'model "{name}" names no provider: write provider/name, such as {hint}')
+    model = f"{provider}/{model.lstrip('/')}"
+    if provider == "local":
+        if model not in LOCAL_NAMES:
+            raise ConfigurationError(f'model "{name}": the embedded model is {LOCAL_MODEL}')
+        return LOCAL_MODEL
+    return model
+
+
+def missing_key(
+    name: str, settings: JudgeSettings, environment: Mapping[str, str] | None = None
+) -> str | None:
+    """The environment variable to set before the model can be asked; None when nothing is known to be missing."""
+    environment = os.environ if environment is None else environment
+    model = canonical(name)
+    provider = model.partition("/")[0]
+    if model == LOCAL_MODEL or _own_address(model, settings, environment):
+        return None
+    keys = KEYS.get(provider, ())
+    return keys[0] if keys and not any(environment.get(key) for key in keys) else None
+
+
+def build_model(
+    name: str,
+    settings: JudgeSettings,
+    prices: Prices,
+    budget: Budget | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Model:
+    """The model of that name. Raises ConfigurationError for a name, an address or an installation that cannot work.
+
+    A missing key is not looked for here: `missing_key` does that where a call is wanted.
+    """
+    environment = os.environ if environment is None else environment
+    model = canonical(name)
+    if model == LOCAL_MODEL:
+        return Model(
+            LocalEndpoint(),
+            parameters={**settings.parameters, "max_tokens": local.OUTPUT_TOKENS},
+            timeout=max(settings.timeout, LOCAL_TIMEOUT),
+            limiter=Limiter(max_concurrency=1),
+            budget=budget,
+            price=prices.price_of(model),
+            input_characters=local.INPUT_CHARACTERS,
+            note=local.WIRING_CHECK,
+        )
+    window = prices.window_of(model)
+    return Model(
+        _endpoint(model, settings, environment),
+        parameters=settings.parameters,
+        timeout=settings.timeout,
+        limiter=Limiter(
+            max_concurrency=settings.max_concurrency,
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+        ),
+        budget=budget,
+        price=prices.price_of(model),
+        input_characters=None if window is None else _characters(window),
+    )
+
+
+def _characters(window: int) -> int:
+    """How much material certainly fits a window of so many tokens, beside the task and the reply."""
+    return max(int((window - OUTPUT_CAP - 1_000) * CHARACTERS_PER_TOKEN), 2_000)
+
+
+def _endpoint(model: str, settings: JudgeSettings, environment: Mapping[str, str]) -> Endpoint:
+    provider, _, served = model.partition("/")
+    address = _own_address(model, settings, environment)
+    if provider != "openai":
+        return LiteLLMEndpoint(model, base_url=address)
+    return OpenAIEndpoint(
+        model,
+        served=served,
+        base_url=address or OPENAI,
+        key=environment.get("OPENAI_API_KEY"),
+        # OpenAI's reasoning models know only the newer name; all of its others know both.
+        dialect=Dialect({"max_tokens": "max_completion_tokens"} if address is None else {}),
+    )
+
+
+def _own_address(model: str, settings: JudgeSettings, environment: Mapping[str, str]) -> str | None:
+    """`base_url` is about openai/ names, and about the model that the configuration names beside it."""
+    provider = model.partition("/")[0]
+    if provider == "openai":
+        address = (
+            settings.base_url or environment.get("OPENAI_BASE_URL") or environment.get("OPENAI_API_BASE")
+        )
+    else:
+        address = settings.base_url if canonical(settings.model) == model else None
+    if not address:
+        return None
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"judge.base_url: {address!r} is not an address (write http://host:port/v1, "
+            "the part before /chat/completions)"
+        )
+    return address.rstrip("/").removesuffix("/chat/completions")

@@ -1,0 +1,154 @@
+"""An OpenAI-compatible endpoint, called directly: OpenAI itself, vLLM, llama.cpp, a gateway."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from evaluator import __version__
+from evaluator.feedback import Reason
+from evaluator.models.endpoint import ChatRequest, Completion, ModelFailure
+from evaluator.models.failures import error_of_body, failure_of_answer, failure_of_exception
+from evaluator.models.parameters import Dialect
+
+if TYPE_CHECKING:
+    import aiohttp
+
+OPENAI = "https://api.openai.com/v1"
+MOST_FORMS = 6
+"""How many forms of one request are tried until the model takes one."""
+
+
+class OpenAIEndpoint:
+    """Posts to `<base_url>/chat/completions` over one pool of connections, made at the first call.
+
+    `model` is the name that results carry (`openai/NAME`), `served` the one that the server knows.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        served: str,
+        base_url: str = OPENAI,
+        key: str | None = None,
+        dialect: Dialect | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._model = model
+        self._served = served
+        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._key = key
+        self._dialect = dialect or Dialect()
+        self._now = now
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def model(self) -> str:
+        return self._model
+
+    async def complete(self, request: ChatRequest) -> Completion:
+        wanted: dict[str, Any] = dict(request.parameters)
+        if request.schema is not None:
+            wanted["response_format"] = response_format(request.schema)
+        for calls in range(1, MOST_FORMS + 1):
+            sent = self._dialect.spoken(wanted)
+            started = time.perf_counter()
+            status, headers, body = await self._post(
+                {"model": self._served, "messages": list(request.messages), **sent}, calls
+            )
+            if status == 200:
+                completion = read_completion(body, headers, self._model, self._now())
+                took = (time.perf_counter() - started) * 1000
+                return replace(completion, calls=calls, latency_ms=took)
+            failure = failure_of_answer(status, headers, body, self._now())
+            failure.calls = calls
+            if status not in (400, 422) or not self._dialect.learn(sent, error_of_body(body)):
+                raise failure
+        raise failure
+
+    async def _post(self, body: Mapping[str, Any], calls: int) -> tuple[int, Mapping[str, str], bytes]:
+        import aiohttp
+
+        try:
+            async with self._pool().post(
+                self._url, data=orjson.dumps(body), allow_redirects=False
+            ) as response:
+                return response.status, response.headers, await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            failure = failure_of_exception(error)
+            failure.calls = calls
+            raise failure from error
+
+    def _pool(self) -> "aiohttp.ClientSession":
+        import aiohttp
+
+        if self._session is None:
+            headers = {"Content-Type": "application/json", "User-Agent": f"evaluator/{__version__}"}
+            if self._key:
+                headers["Authorization"] = f"Bearer {self._key}"
+            self._session = aiohttp.ClientSession(
+                # The caller limits what is in flight and sets each call's deadline.
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
+                headers=headers,
+            )
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's request for a reply that follows a JSON Schema."""
+    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+
+
+def read_completion(body: bytes, headers: Mapping[str, str], model: str, now: datetime) -> Completion:
+    """The completion in the body of a 200. Raises ModelFailure: an error in it, half a body, no answer at all."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        said = headers.get("Content-Type", "").split(";")[0][:60] or "no content type"
+        raise ModelFailure(
+            Reason.UNAVAILABLE, f"HTTP 200 whose body is not JSON ({said}); is base_url right?"
+        ) from error
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
+        if error_of_body(body):
+            raise failure_of_answer(200, headers, body, now)
+        raise ModelFailure(Reason.UNAVAILABLE, "HTTP 200 without an answer in it; is base_url right?")
+    message = choice["message"]
+    usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
+    details = usage.get("prompt_tokens_details")
+    refusal = message.get("refusal")
+    return Completion(
+        text=refusal if isinstance(refusal, str) and refusal else text_of(message.get("content")),
+        model=model,
+        finish_reason="refusal" if refusal else choice.get("finish_reason"),
+        input_tokens=_count(usage.get("prompt_tokens")),
+        cached_input_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
+        output_tokens=_count(usage.get("completion_tokens")),
+    )
+
+
+def text_of(content: object) -> str:
+    """A message's content as text: a string, or the text parts of a list; reasoning parts are no answer."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    parts = (
+        part for part in content if isinstance(part, dict) and part.get("type") in ("text", "output_text")
+    )
+    return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -1,0 +1,234 @@
+"""What every endpoint promises, whichever way it asks."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from evaluator.feedback import Reason
+from evaluator.guidelines import YesNo
+from evaluator.models.endpoint import ChatRequest, Endpoint, ModelFailure
+from evaluator.models.litellm import LiteLLMEndpoint
+from evaluator.models.local import LocalEndpoint, available
+from evaluator.models.openai import OpenAIEndpoint
+from evaluator.scorers.reply import read_reply, reply_schema
+from tests.stub_provider import StubProvider
+
+QUESTION = ChatRequest(
+    messages=[
+        {"role": "system", "content": "You are a judge."},
+        {"role": "user", "content": "Is the sky blue on a clear day? Give a rationale and a result."},
+    ],
+    schema=reply_schema(YesNo()),
+    parameters={"temperature": 0, "max_tokens": 256},
+)
+OVER_THE_NETWORK = ["openai", "litellm"]
+EVERY_ENDPOINT = [
+    *OVER_THE_NETWORK,
+    pytest.param(
+        "local", marks=pytest.mark.skipif(not available(), reason="no embedded model on this platform")
+    ),
+]
+# litellm 1.106 leaves its clients' last connections to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+
+
+@pytest.fixture
+def stub() -> Iterator[StubProvider]:
+    with StubProvider() as stub:
+        yield stub
+
+
+@asynccontextmanager
+async def an_endpoint(kind: str, stub: StubProvider) -> AsyncIterator[Endpoint]:
+    endpoint: Endpoint
+    match kind:
+        case "openai":
+            endpoint = OpenAIEndpoint("openai/stub", served="stub", base_url=stub.base_url, key="sk-secret")
+        case "litellm":
+            endpoint = LiteLLMEndpoint("openai/stub", base_url=stub.base_url, key="sk-secret")
+        case _:
+            endpoint = LocalEndpoint()
+    try:
+        yield endpoint
+    finally:
+        await endpoint.close()
+
+
+@pytest.mark.parametrize("kind", EVERY_ENDPOINT)
+async def test_a_reply_follows_the_schema_and_tells_its_tokens(kind: str, stub: StubProvider) -> None:
+    async with an_endpoint(kind, stub) as endpoint:
+        completion = await endpoint.complete(QUESTION)
+
+    assert read_reply(completion, YesNo()).value in ("yes", "no")  # type: ignore[union-attr]
+    assert completion.model == endpoint.model
+    assert completion.finish_reason == "stop"
+    assert completion.input_tokens > 10
+    assert completion.output_tokens > 3
+    assert completion.calls == 1
+    assert completion.latency_ms > 0
+
+
+@pytest.mark.parametrize("kind", EVERY_ENDPOINT)
+async def test_a_prompt_beyond_the_window_is_said_to_be_that(kind: str, stub: StubProvider) -> None:
+    stub.script = ["overflow"]
+    long = ChatRequest(messages=[{"role": "user", "content": "word " * 20_000}], schema=QUESTION.schema)
+    async with an_endpoint(kind, stub) as endpoint:
+        with pytest.raises(ModelFailure) as caught:
+            await endpoint.complete(long)
+
+    assert caught.value.reason is Reason.CONTEXT_OVERFLOW
+
+
+@pytest.mark.parametrize("kind", EVERY_ENDPOINT)
+async def test_an_endpoint_can_be_closed_before_any_call_and_twice(kind: str, stub: StubProvider) -> None:
+    async with an_endpoint(kind, stub) as endpoint:
+        await endpoint.close()
+
+    assert stub.requests == []
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+async def test_messages_parameters_and_schema_reach_the_provider(kind: str, stub: StubProvider) -> None:
+    async with an_endpoint(kind, stub) as endpoint:
+        await endpoint.complete(QUESTION)
+
+    (sent,) = stub.requests
+    assert sent["model"] == "stub"
+    assert sent["messages"] == QUESTION.messages
+    assert sent["temperature"] == 0
+    assert sent["max_tokens"] == 256
+    assert sent["response_format"]["json_schema"]["schema"] == QUESTION.schema
+    assert stub.headers[0]["Authorization"] == "Bearer sk-secret"
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("400", Reason.MISCONFIGURED),
+        ("401", Reason.AUTHENTICATION),
+        ("403", Reason.AUTHENTICATION),
+        ("404", Reason.MISCONFIGURED),
+        ("429", Reason.RATE_LIMITED),
+        ("500", Reason.UNAVAILABLE),
+        ("503", Reason.UNAVAILABLE),
+        ("529", Reason.UNAVAILABLE),
+        ("reset", Reason.UNAVAILABLE),
+        ("half", Reason.UNAVAILABLE),
+        ("gzip", Reason.UNAVAILABLE),
+        ("html", Reason.UNAVAILABLE),
+        ("error_in_200", Reason.UNAVAILABLE),
+        ("no_choices", Reason.UNAVAILABLE),
+        ("overflow", Reason.CONTEXT_OVERFLOW),
+    ],
+)
+async def test_a_fault_has_its_reason_costs_one_call_and_repeats_neither_prompt_nor_key(
+    kind: str, fault: str, reason: Reason, stub: StubProvider
+) -> None:
+    stub.script = [fault]
+    async with an_endpoint(kind, stub) as endpoint:
+        with pytest.raises(ModelFailure) as caught:
+            await endpoint.complete(QUESTION)
+
+    assert caught.value.reason is reason
+    assert caught.value.calls == len(stub.requests) == 1
+    assert "sky" not in caught.value.detail
+    assert "sk-" not in caught.value.detail
+    if fault == "429":
+        assert caught.value.retry_after.total_seconds() == 1
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+async def test_a_parameter_that_the_model_rejects_is_left_out_from_then_on(
+    kind: str, stub: StubProvider
+) -> None:
+    stub.script = ["no_temperature"]
+    async with an_endpoint(kind, stub) as endpoint:
+        first = await endpoint.complete(QUESTION)
+        second = await endpoint.complete(QUESTION)
+
+    assert (first.calls, second.calls) == (2, 1)
+    assert ["temperature" in sent for sent in stub.requests] == [True, False, False]
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+@pytest.mark.parametrize(("fault", "finish"), [("filter", "content_filter"), ("truncated", "length")])
+async def test_how_a_reply_ended_is_told(kind: str, fault: str, finish: str, stub: StubProvider) -> None:
+    stub.script = [fault]
+    async with an_endpoint(kind, stub) as endpoint:
+        completion = await endpoint.complete(QUESTION)
+
+    assert completion.finish_reason == finish
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+async def test_a_refusal_in_a_field_of_its_own_is_told(kind: str, stub: StubProvider) -> None:
+    stub.script = ["refusal"]
+    async with an_endpoint(kind, stub) as endpoint:
+        completion = await endpoint.complete(QUESTION)
+
+    assert completion.finish_reason == "refusal"
+
+
+async def test_an_address_where_nobody_listens_is_unavailable() -> None:
+    endpoint = OpenAIEndpoint("openai/stub", served="stub", base_url="http://127.0.0.1:9/v1")
+
+    with pytest.raises(ModelFailure, match="could not be reached") as caught:
+        await endpoint.complete(QUESTION)
+
+    assert caught.value.reason is Reason.UNAVAILABLE
+    await endpoint.close()
+
+
+async def test_a_redirect_is_not_followed(stub: StubProvider) -> None:
+    stub.script = ["redirect"]
+    async with an_endpoint("openai", stub) as endpoint:
+        with pytest.raises(ModelFailure, match="redirects elsewhere") as caught:
+            await endpoint.complete(QUESTION)
+
+    assert caught.value.reason is Reason.MISCONFIGURED
+
+
+async def test_cached_input_is_told(stub: StubProvider) -> None:
+    stub.cached_tokens = 7
+    async with an_endpoint("openai", stub) as endpoint:
+        completion = await endpoint.complete(QUESTION)
+
+    assert completion.cached_input_tokens == 7
+
+
+@pytest.mark.skipif(not available(), reason="no embedded model on this platform")
+def test_the_embedded_model_ends_with_the_process_that_started_it() -> None:
+    code = (
+        "import os, asyncio\n"
+        "from evaluator.models.local import LocalEndpoint\n"
+        "async def main():\n"
+        "    endpoint = LocalEndpoint()\n"
+        "    await endpoint._started()\n"
+        "    print(endpoint._process.pid, flush=True)\n"
+        "    os._exit(1)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    child = int(done.stdout)
+
+    for _ in range(100):
+        if not _alive(child):
+            return
+        subprocess.run(["sleep", "0.1"], check=True)
+    os.kill(child, 9)
+    pytest.fail("the child outlived its parent")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
