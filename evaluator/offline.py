@@ -1,7 +1,7 @@
 """An evaluation over a range of time: the same judging, with what was scored already reused."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -14,7 +14,7 @@ from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.score import Active, Assignment, score
 from evaluator.summary import Summary
 from evaluator.tables.rows import Row, State
-from evaluator.traces.assembly import Pending, Ready, assemble, gather, readiness
+from evaluator.traces.assembly import Pending, Ready, assemble, gather, has_ended_root, readiness
 from evaluator.traces.trace import Trace
 
 SCOPE = "eval"
@@ -86,7 +86,8 @@ async def _ready_traces(
     left = within.limit
     for ids in await asyncio.to_thread(lambda: list(spans.ids_between(within.start, within.end))):
         found = await asyncio.to_thread(_read, spans, ids, within, book.floor, summary)
-        ready = list(_ready(found, parts, within, summary))
+        decided = await asyncio.to_thread(_decided, book, found)
+        ready = list(_ready(found, decided, parts, within, summary))
         if left is not None:
             ready, left = ready[:left], left - len(ready[:left])
         for chunk in portions(ready, CHUNK_TRACES):
@@ -105,13 +106,25 @@ def _read(
     return gather(spans.around(ids, (within.start, within.end)))
 
 
+def _decided(book: Book, found: Mapping[str, Pending]) -> set[str]:
+    """The traces that live has decided: whole, whatever rewrote their files since."""
+    states = book.states(found, days_around(found.values()))
+    return {key.target_id for key, row in states.items() if key.scorer is None and row.state == "done"}
+
+
 def _ready(
-    found: Mapping[str, Pending], parts: EvaluationParts, within: Range, summary: Summary
+    found: Mapping[str, Pending],
+    decided: Collection[str],
+    parts: EvaluationParts,
+    within: Range,
+    summary: Summary,
 ) -> Iterator[tuple[Trace, Pending]]:
     now = parts.clock()
     ordered = sorted(found.values(), key=lambda pending: (str(pending.earliest), pending.trace_id))
     for pending in ordered:
         state = readiness(pending, now=now, settle=parts.settle, max_wait=parts.max_wait)
+        if pending.trace_id in decided:
+            state = Ready(incomplete=not has_ended_root(pending.spans))
         trace = assemble(
             pending.trace_id, pending.spans, incomplete=isinstance(state, Ready) and state.incomplete
         )

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
+from evaluator.errors import ModelError
 from evaluator.feedback import Feedback, Scored, Unscored
 from evaluator.quality.statistics import rate
 
@@ -90,6 +91,14 @@ class Summary:
             self.unanswered[scored.outcome.detail] += 1
         elif usage.calls:
             self.answered += 1
+
+    def check_answers(self) -> None:
+        """Raises ModelError when models were called and none of the calls came through."""
+        if self.unanswered and not self.answered:
+            [(detail, _)] = self.unanswered.most_common(1)
+            raise ModelError(
+                f"no model call came through: {detail} (nothing is lost: what is open is tried again)"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """The object of `once --json` and `eval --json`."""

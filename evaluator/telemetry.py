@@ -45,4 +45,7 @@ def start_logging(form: Literal["text", "json"], level: int = logging.INFO) -> N
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TextFormatter() if form == "text" else JsonFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("apscheduler").setLevel(
+        logging.ERROR
+    )  # a tick that takes longer than `every` is no event
     logging.getLogger("evaluator").setLevel(level)

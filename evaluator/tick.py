@@ -181,11 +181,11 @@ class _Work:
         rows = list(rows)
         if not rows:
             return {}
-        starts = [row.trace_start for row in rows if row.trace_start]
-        around = (min(starts), max(starts)) if len(starts) == len(rows) else None
-        commits = {commit for row in rows for commit in row.commits}
-        ids = {row.trace_id for row in rows if row.trace_id}
-        restored = gather(self._spans.of_traces(ids, commits, around))
+        restored = gather(self._spans.of_traces(*_where(row for row in rows if row.commits)))
+        lost = [row for row in rows if row.trace_id not in restored]
+        if lost:
+            ids, _, around = _where(lost)
+            restored |= gather(self._spans.around(ids, around))
         for row in rows:
             pending = restored.get(row.trace_id or "")
             if pending is not None:
@@ -415,6 +415,15 @@ def _is_due(row: Row, by_name: Mapping[str, Active], now: datetime) -> bool:
 def _result_key(record: Record, active: Active) -> Key:
     target = record.target
     return Key(target.type, target.target_id, active.scorer.name, active.scorer.version, 0)
+
+
+def _where(rows: Iterable[Row]) -> tuple[set[str], set[int], tuple[datetime, datetime] | None]:
+    """Which traces some rows speak of, in which commits, around which time (None: nobody knows)."""
+    rows = list(rows)
+    starts = [row.trace_start for row in rows if row.trace_start]
+    around = (min(starts), max(starts)) if starts and len(starts) == len(rows) else None
+    ids = {row.trace_id for row in rows if row.trace_id}
+    return ids, {commit for row in rows for commit in row.commits}, around
 
 
 def _says_the_same(unit: Unit, row: Row) -> bool:

@@ -1,41 +1,52 @@
 """The one builder: from the configuration to the parts that the main paths work with."""
 
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import assert_never
 
-from evaluator.config import Config, parse_duration
-from evaluator.dataset.conditions import Condition, parse_condition
+from evaluator.config import Config, PriceSettings, parse_duration
+from evaluator.dataset.conditions import holds, parse_condition
 from evaluator.dataset.selection import SelectionRule
-from evaluator.errors import ConfigurationError, ModelError
-from evaluator.guideline_files import load_guidelines
-from evaluator.guidelines import (
+from evaluator.errors import ConfigurationError
+from evaluator.feedback import Value
+from evaluator.guidelines.definitions import (
     BuiltinDefinition,
     Definition,
-    Guidelines,
     JudgeDefinition,
+    NumberRange,
     PythonDefinition,
     RegexDefinition,
     SqlDefinition,
 )
+from evaluator.guidelines.files import configured_guidelines
 from evaluator.lease import Lease
-from evaluator.notes import EVERY_JUDGE, fence_key, paused
-from evaluator.offline import EvaluationParts
+from evaluator.models.budget import Budget
+from evaluator.models.build import build_model, canonical, missing_key
+from evaluator.models.client import Model
+from evaluator.models.prices import Prices
+from evaluator.notes import EVERY_JUDGE, fence_key
+from evaluator.redaction import Redactor
 from evaluator.score import Active
+from evaluator.scorers.builtin import BuiltinScorer
+from evaluator.scorers.code import CodeScorer
+from evaluator.scorers.judge import Judge
+from evaluator.scorers.paused import PausedScorer
+from evaluator.scorers.process import ScorerProcess
+from evaluator.scorers.prompts import Prompts
+from evaluator.scorers.regex import RegexScorer
+from evaluator.scorers.reply import Passes
 from evaluator.scorers.scorer import Scorer
+from evaluator.scorers.sql import SqlScorer
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.mlflow import MlflowPublisher
 from evaluator.sinks.sink import Sink
 from evaluator.tables.delta import DeltaStore
-from evaluator.tables.ledger import Ledger
+from evaluator.tables.ledger import Book, Ledger
 from evaluator.tables.spans import SpansTable
 from evaluator.tables.views import Views
-from evaluator.tick import Parts
+from evaluator.traces.columns import TRACES
 
 LIVE_SCOPE = "live"
 
@@ -65,6 +76,154 @@ def build_tables(config: Config, clock: Callable[[], datetime] = utc_now) -> Tab
     return Tables(
         spans=spans, annotations=annotations, ledger=ledger, views=Views(spans, annotations, ledger)
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A scorer with its definition and the rule that selects its traces."""
+
+    scorer: Scorer
+    definition: Definition
+    rule: SelectionRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorers:
+    """Everything that judges, with what it shares."""
+
+    entries: Sequence[Entry]
+    models: Sequence[Model]
+    processes: Mapping[str, ScorerProcess]
+    budget: Budget
+
+    def active(self, paused: Collection[str] = ()) -> list[Active]:
+        """The scorers as a tick takes them; a paused judge defers its work."""
+        active = []
+        for entry in self.entries:
+            off = entry.scorer.waits and (EVERY_JUDGE in paused or entry.scorer.name in paused)
+            scorer = PausedScorer(entry.scorer) if off else entry.scorer
+            active.append(Active(scorer=scorer, rule=entry.rule, paused=off))
+        return active
+
+    async def close(self) -> None:
+        for model in self.models:
+            await model.close()
+        for process in self.processes.values():
+            await process.close()
+
+
+def build_scorers(
+    config: Config,
+    definitions: Iterable[Definition],
+    book: Book,
+    clock: Callable[[], datetime] = utc_now,
+    *,
+    keys_needed: bool = True,
+) -> Scorers:
+    """The scorers that the definitions declare, with the fence's key and today's spend from the ledger.
+
+    Raises ConfigurationError: a judge cannot work as it is configured. `keys_needed`: a model without its
+    key counts as that; not for those who only want to know what is in force.
+    """
+    return _Builder(config, book, clock, keys_needed).build(definitions)
+
+
+class _Builder:
+    """What scorers share while they are built: one model for each name, one process for each module."""
+
+    def __init__(self, config: Config, book: Book, clock: Callable[[], datetime], keys_needed: bool) -> None:
+        self._config = config
+        self._keys_needed = keys_needed
+        own = {config.judge.model: config.judge.price} if config.judge.price else {}
+        prices: dict[str, PriceSettings] = {**config.prices, **own}
+        self._prices = Prices(prices)
+        self._fence_key = fence_key(book.notes())
+        self._redactor = Redactor(config.redact)
+        self._prompts: Prompts | None = None
+        self._models: dict[str, Model] = {}
+        self._processes: dict[str, ScorerProcess] = {}
+        usd, tokens = book.spent_since(clock().replace(hour=0, minute=0, second=0, microsecond=0))
+        self._budget = Budget(config.judge.budget, spent_usd=usd, spent_tokens=tokens, now=clock)
+
+    def build(self, definitions: Iterable[Definition]) -> Scorers:
+        entries = [
+            Entry(scorer=self._scorer(definition), definition=definition, rule=_rule(definition))
+            for definition in definitions
+        ]
+        return Scorers(
+            entries=entries,
+            models=list(self._models.values()),
+            processes=self._processes,
+            budget=self._budget,
+        )
+
+    def _scorer(self, definition: Definition) -> Scorer:
+        match definition:
+            case JudgeDefinition():
+                return self._judge(definition)
+            case SqlDefinition():
+                return SqlScorer(definition)
+            case RegexDefinition():
+                return RegexScorer(definition)
+            case PythonDefinition(python=python):
+                module = python.partition(":")[0]
+                process = self._processes.setdefault(module, ScorerProcess(module, self._config.home))
+                return CodeScorer(definition, process, self._config.home)
+            case BuiltinDefinition():
+                return BuiltinScorer(definition)
+            case _:
+                assert_never(definition)
+
+    def _judge(self, definition: JudgeDefinition) -> Judge:
+        if self._prompts is None:
+            folder = self._config.prompts
+            self._prompts = Prompts(None if folder is None else self._config.path(folder))
+        return Judge(
+            definition,
+            model=self._model(definition),
+            prompts=self._prompts,
+            fence_key=self._fence_key,
+            redactor=self._redactor,
+            pass_if=_pass_if(definition),
+        )
+
+    def _model(self, definition: JudgeDefinition) -> Model:
+        settings = self._config.judge
+        name = canonical(definition.model or settings.model)
+        if name not in self._models:
+            key = missing_key(name, settings) if self._keys_needed else None
+            if key is not None:
+                raise ConfigurationError(
+                    f'{definition.path}:{definition.line}: judge "{definition.name}": model {name} needs a key: '
+                    f"set {key} in the environment (judge.model in evaluator.yaml names another model, "
+                    "local/smollm2 needs none)"
+                )
+            self._models[name] = build_model(name, settings, self._prices, self._budget)
+        return self._models[name]
+
+
+def _pass_if(definition: JudgeDefinition) -> Passes | None:
+    """What tells of a value whether it passes."""
+    if definition.pass_if is None:
+        return None
+    kind = "DOUBLE" if isinstance(definition.values, NumberRange) else "VARCHAR"
+    condition = parse_condition(definition.pass_if, {"value": kind})
+
+    def passes(value: Value) -> bool | None:
+        answer = holds(condition, value)
+        return answer if isinstance(answer, bool) else None
+
+    return passes
+
+
+def _rule(definition: Definition) -> SelectionRule:
+    condition = None if definition.filter is None else parse_condition(definition.filter, TRACES)
+    return SelectionRule(name=definition.name, filter=condition, sample_rate=definition.sample_rate)
+
+
+def definitions_of(config: Config) -> tuple[Definition, ...]:
+    """The enabled judges and scorers of the configured guideline files. Raises MistakesError."""
+    return configured_guidelines(config).definitions
 
 
 def build_sinks(config: Config, tables: Tables) -> list[Sink]:

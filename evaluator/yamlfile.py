@@ -63,8 +63,8 @@ def load_yaml(path: Path) -> YamlFile:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise mistake(content[: error.start].count(b"\n") + 1, "is not UTF-8 text") from error
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines: dict[Keys, int] = {}
         if node is not None:
@@ -79,8 +79,6 @@ def load_yaml(path: Path) -> YamlFile:
         raise mistake(1, f"is not YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:
         raise mistake(1, f"is nested deeper than {MAX_DEPTH} levels") from error
-    finally:
-        loader.dispose()
     return YamlFile(path=place, data=data, lines=lines)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 from evaluator.dataset.records import Record
 from evaluator.errors import ConfigurationError, ModelError
 from evaluator.feedback import Outcome, Reason, Scored, SourceType, Unscored, Usage
-from evaluator.guidelines import JudgeDefinition
+from evaluator.guidelines.definitions import JudgeDefinition
 from evaluator.models.client import Model
 from evaluator.models.endpoint import Completion, Messages, ModelFailure
 from evaluator.scorers import view

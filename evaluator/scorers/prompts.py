@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import evaluator
 from evaluator.errors import ConfigurationError
-from evaluator.guidelines import Categories, NumberRange, Values, YesNo
+from evaluator.guidelines.definitions import Categories, NumberRange, Values, YesNo
 from evaluator.scorers.fence import fence_code
 from evaluator.scorers.view import Block, Part, View
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from evaluator.feedback import Feedback, Outcome, Reason, Unscored, Value
-from evaluator.guidelines import Categories, NumberRange, Values, YesNo
+from evaluator.guidelines.definitions import Categories, NumberRange, Values, YesNo
 from evaluator.models.endpoint import Completion
 
 Passes = Callable[[Value], bool | None]

@@ -162,6 +162,10 @@ class Snapshot:
     def schema(self) -> pa.Schema:
         return pa.schema(self._table.schema().to_arrow())
 
+    def empty(self) -> pa.Table:
+        """A table of no rows with this one's columns."""
+        return plain(self.schema.empty_table())
+
     @cached_property
     def partition_columns(self) -> list[str]:
         return list(self._table.metadata().partition_columns)

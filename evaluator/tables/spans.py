@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluator.errors import TableError
+from evaluator.portions import portions
 from evaluator.tables.decoding import spans_of
 from evaluator.tables.delta import Commit, DeltaStore, Snapshot
 from evaluator.traces.assembly import Arrival
@@ -37,7 +38,10 @@ REQUIRED = ("trace_id", "span_id", "name", "start_time_unix_nano", "attributes")
 PROVISIONED = "Provisioned by evaluator"
 """How the description of a table that `init` made begins."""
 
+IDENTITY = ("trace_id", "span_id", "start_time_unix_nano", "time")
+HEX_DIGITS = 32
 SPANS_A_BATCH = 50_000
+TRACES_A_PORTION = 1_000
 CATCH_UP_MARGIN = timedelta(days=1)
 LONGEST_TRACE = timedelta(days=1)
 """How far a trace's spans may lie from its root's start to be read with it over a range of time."""
@@ -155,36 +159,36 @@ class SpansSnapshot:
         now = self._clock()
         if not self._snapshot.raw_readable:
             table = self._snapshot.query(self._select(start, end))
-            return self._decoded(_only(table, trace_ids), now, self.version)
+            return _decoded(table, now, self.version, trace_ids)
         arrivals: list[Arrival] = []
         for file in self._snapshot.files(self._time_column):
             if file.overlaps(start, end):
-                table = _only(self._snapshot.read_file(file, self._columns), trace_ids)
-                arrivals += self._decoded(table, min(file.modified, now), self.version)
+                table = self._snapshot.read_file(file, self._columns)
+                arrivals += _decoded(table, min(file.modified, now), self.version, trace_ids)
         return arrivals
 
     def ids_between(self, start: datetime, end: datetime) -> Iterator[Sequence[str]]:
         """The ids of the traces that have a span in [start, end), in the order of their first one there."""
         first: dict[str, int] = {}
-        wanted = ["trace_id", "start_time_unix_nano"]
         low, high = _nanos(start), _nanos(end)
-        for table in self._tables(wanted, start, end):
-            for trace_id, nanos in zip(
-                table.column("trace_id").to_pylist(),
-                table.column("start_time_unix_nano").to_pylist(),
-                strict=True,
-            ):
-                if trace_id and nanos is not None and low <= nanos < high:
-                    first[trace_id] = min(nanos, first.get(trace_id, nanos))
+        for table in self._tables(IDENTITY, start, end):
+            for span in spans_of(table):
+                nanos = span.start_time_unix_nano
+                if nanos is not None and low <= nanos < high:
+                    first[span.trace_id] = min(nanos, first.get(span.trace_id, nanos))
         ordered = sorted(first, key=lambda trace_id: (first[trace_id], trace_id))
-        for begin in range(0, len(ordered), 1_000):
-            yield ordered[begin : begin + 1_000]
+        yield from portions(ordered, TRACES_A_PORTION)
 
     def everything(self) -> pa.Table:
         """The whole table with its own columns, for SQL."""
-        return self._snapshot.query("select * from t")
+        names = self._snapshot.schema.names
+        tables = list(self._tables(names, None, None))
+        return pa.concat_tables(tables, promote_options="default") if tables else self._snapshot.empty()
 
-    def _tables(self, columns: list[str], start: datetime, end: datetime) -> Iterator[pa.Table]:
+    def _tables(
+        self, columns: Sequence[str], start: datetime | None, end: datetime | None
+    ) -> Iterator[pa.Table]:
+        """The rows that may lie in a range of time, as they are stored."""
         if not self._snapshot.raw_readable:
             yield self._snapshot.query(self._select(start, end, columns))
             return
@@ -207,9 +211,7 @@ class SpansSnapshot:
             earliest = min(start for start in starts if start) if all(starts) else None
             tables = [self._snapshot.query(self._select(earliest, None))]
         return [
-            arrival
-            for table in tables
-            for arrival in self._decoded(_only(table, trace_ids), arrived, commit.version)
+            arrival for table in tables for arrival in _decoded(table, arrived, commit.version, trace_ids)
         ]
 
     def _catch_up(self, cursor_at: datetime | None, now: datetime) -> SpanBatch:
@@ -219,13 +221,10 @@ class SpansSnapshot:
             for file in self._snapshot.files(self._time_column):
                 if since is None or file.modified >= since:
                     table = self._snapshot.read_file(file, self._columns)
-                    arrivals += self._decoded(table, min(file.modified, now), self.version)
+                    arrivals += _decoded(table, min(file.modified, now), self.version)
         else:
-            arrivals = self._decoded(self._snapshot.query(self._select(None, None)), now, self.version)
+            arrivals = _decoded(self._snapshot.query(self._select(None, None)), now, self.version)
         return SpanBatch(arrivals=arrivals, upto=self.version, upto_at=now, more=False, caught_up=True)
-
-    def _decoded(self, table: pa.Table, arrived: datetime, commit: int) -> list[Arrival]:
-        return [Arrival(span=span, arrived=arrived, commit=commit) for span in spans_of(table)]
 
     def _select(self, start: datetime | None, end: datetime | None, columns: Sequence[str] = ()) -> str:
         names = ", ".join(f'"{name}"' for name in columns or self._columns)
@@ -237,11 +236,24 @@ class SpansSnapshot:
         return f"select {names} from t{where}"
 
 
-def _only(table: pa.Table, trace_ids: Collection[str] | None) -> pa.Table:
-    if trace_ids is None:
+def _decoded(
+    table: pa.Table, arrived: datetime, commit: int, trace_ids: Collection[str] | None = None
+) -> list[Arrival]:
+    """Rows as arrivals; of some traces, or of all."""
+    spans = spans_of(table if trace_ids is None else _likely(table, trace_ids))
+    return [
+        Arrival(span=span, arrived=arrived, commit=commit)
+        for span in spans
+        if trace_ids is None or span.trace_id in trace_ids
+    ]
+
+
+def _likely(table: pa.Table, trace_ids: Collection[str]) -> pa.Table:
+    """The rows of some traces, found before they are decoded where the table holds ids as hex text."""
+    column = table.column("trace_id")
+    if not pa.types.is_string(column.type) or pc.max(pc.utf8_length(column)).as_py() != HEX_DIGITS:
         return table
-    ids = pc.utf8_lower(table.column("trace_id").cast(pa.string()))
-    return table.filter(pc.is_in(ids, pa.array(set(trace_ids), pa.string())))
+    return table.filter(pc.is_in(pc.utf8_lower(column), pa.array(set(trace_ids), pa.string())))
 
 
 def _nanos(moment: datetime) -> int:

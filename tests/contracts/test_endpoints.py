@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from evaluator.feedback import Reason
-from evaluator.guidelines import YesNo
+from evaluator.guidelines.definitions import YesNo
 from evaluator.models.endpoint import ChatRequest, Endpoint, ModelFailure
 from evaluator.models.litellm import LiteLLMEndpoint
 from evaluator.models.local import LocalEndpoint, available

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evaluator.errors import ConfigurationError
-from evaluator.guidelines import Categories, NumberRange, YesNo
+from evaluator.guidelines.definitions import Categories, NumberRange, YesNo
 from evaluator.scorers.prompts import NAMES, Prompts, shipped_prompts
 from evaluator.scorers.view import Block, View
 

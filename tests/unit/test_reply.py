@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluator.feedback import Feedback, Reason, Unscored
-from evaluator.guidelines import Categories, NumberRange, Values, YesNo
+from evaluator.guidelines.definitions import Categories, NumberRange, Values, YesNo
 from evaluator.models.endpoint import Completion
 from evaluator.scorers.reply import LONGEST_REPLY, read_reply, reply_schema
 

@@ -1,4 +1,4 @@
-"""What was asked: the judges and scorers that guideline files declare."""
+"""The judges and scorers that were asked for, as frozen values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -32,7 +32,7 @@ class Status:
 
 _SCORERS = """
 with result as (
-    select scorer as name, version, state, passed, due, at from ledger where scorer is not null and state <> 'replaced'
+    select scorer as name, version, state, passed, due, "at" from ledger where scorer is not null and state <> 'replaced'
 )
 select name, version,
     count(*) filter (where state = 'scored') as scored,
@@ -41,19 +41,19 @@ select name, version,
     count(*) filter (where state = 'unscored' and due is null) as unscored,
     count(*) filter (where due is not null) as open,
     count(*) filter (where state = 'scored') / nullif(count(*), 0) as coverage,
-    max(at) as last_at
+    max("at") as last_at
 from result group by all order by name, last_at desc
 """
 _SPEND = """
 select coalesce(sum(cost_usd), 0) as usd, coalesce(sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), 0) as tokens,
     count(*) filter (where calls > 0 and cost_usd is null) as cost_unknown
-from ledger where scorer is not null and at >= ?
+from ledger where scorer is not null and "at" >= ?
 """
 _RUNS = """
-select run_id, scope, max(at) as at, count(*) filter (where scorer is null) as traces,
+select run_id, scope, max("at") as "at", count(*) filter (where scorer is null) as traces,
     count(*) filter (where state = 'scored') as scored, count(*) filter (where state = 'unscored') as unscored,
     count(*) filter (where state = 'deferred') as deferred, sum(cost_usd) as cost_usd
-from ledger where run_id is not null group by run_id, scope order by at desc limit 5
+from ledger where run_id is not null group by run_id, scope order by "at" desc limit 5
 """
 
 

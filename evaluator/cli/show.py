@@ -1,0 +1,113 @@
+"""How results look on a terminal: tables on stdout, what is to be said beside them on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from evaluator.sinks.sink import Behind
+from evaluator.summary import Summary
+
+
+def say(*sentences: str) -> None:
+    """Tell the story, on stderr."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout; times as ISO texts."""
+    print(json.dumps(value, default=_plain, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+    """A table that fits a terminal, and is whole where stdout is none."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(value)) for value in row))
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console.print(table)
+
+
+def cell(value: Any) -> str:
+    """A value as a person reads it."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}"
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        case dict() | list() | tuple():
+            return json.dumps(value, default=_plain, ensure_ascii=False)
+        case _:
+            return str(value)
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f} %"
+
+
+def print_summary(summary: Summary) -> None:
+    """What a tick or an evaluation did, by scorer, with coverage beside every rate."""
+    rows = []
+    for name in sorted(summary.scorers):
+        counted = summary.scorers[name]
+        told = counted.to_json()
+        total = counted.scored + counted.unscored.total()
+        bounds = f"{percent(told['pass_rate_low'])} to {percent(told['pass_rate_high'])}"
+        rows.append(
+            (
+                name,
+                counted.version,
+                counted.passed,
+                counted.failed,
+                counted.scored - counted.passed - counted.failed or "",
+                percent(told["pass_rate"]),
+                bounds if told["pass_rate"] is not None else "",
+                percent(counted.scored / total if total else None),
+                ", ".join(f"{count} {reason}" for reason, count in counted.unscored.most_common()),
+            )
+        )
+    if rows:
+        columns = ("scorer", "version", "pass", "fail", "other", "pass rate", "95 %", "coverage", "unscored")
+        print_table(columns, rows)
+    parts = [f"{summary.traces} traces", f"{summary.results} new results"]
+    for count, what in (
+        (summary.reused, "reused"),
+        (summary.waiting, "traces waiting"),
+        (summary.deferred, "deferred"),
+        (summary.late, "late"),
+    ):
+        if count:
+            parts.append(f"{count} {what}")
+    parts += [f"{count} {reason}" for reason, count in summary.skipped.most_common()]
+    if summary.calls:
+        unknown = f" and {summary.cost_unknown} of unknown cost" if summary.cost_unknown else ""
+        parts.append(f"{summary.calls} model calls for ${summary.cost_usd:.4f}{unknown}")
+    print(f"{', '.join(parts)}; {summary.seconds:.1f} s")
+
+
+def say_notes(summary: Summary, behind: Sequence[Behind]) -> None:
+    """What an operator should know of a tick."""
+    say(*summary.notes)
+    say(*(f"{one.sink} is behind at {one.cursor}: {one.detail}" for one in behind))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)

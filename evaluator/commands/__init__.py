@@ -1,0 +1,1 @@
+"""What commands do between parsing and printing."""

@@ -1,0 +1,62 @@
+"""The mistakes in the files: configuration, prompts and guidelines, found without running or reaching anything."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from evaluator.config import DEFAULT_FILE, Config, RedactionPattern
+from evaluator.errors import ConfigurationError, Mistake, MistakesError
+from evaluator.guidelines.files import configured_guidelines, guideline_paths, shown_path
+from evaluator.redaction import compile_pattern
+from evaluator.yamlfile import Keys, YamlFile, load_yaml
+
+
+def check_configuration(config: Config, file: Path | None = None) -> tuple[list[Mistake], list[Mistake]]:
+    """All mistakes, and the warnings. `file` is the configuration's file (default: the usual one in its folder)."""
+    settings = _settings(file or config.home / DEFAULT_FILE)
+    mistakes = [
+        Mistake(path=settings.path, line=settings.line(keys), message=message)
+        for keys, message in _setting_mistakes(config)
+    ]
+    warnings = []
+    folder = config.path(config.guidelines)
+    try:
+        found = configured_guidelines(config)
+        if not found.definitions:
+            files = guideline_paths(folder)
+            cause = f"nothing enabled in {len(files)} files" if files else "no guideline file"
+            warnings.append(
+                Mistake(path=shown_path(folder), line=1, message=f"{cause}: there is nothing to judge with")
+            )
+    except MistakesError as error:
+        mistakes += error.mistakes
+    return mistakes, warnings
+
+
+def _settings(file: Path) -> YamlFile:
+    """The configuration's lines; where there is no file, everything comes from its line 1."""
+    shown = Path(shown_path(file))
+    return load_yaml(shown) if file.is_file() else YamlFile(path=str(shown), data={}, lines={})
+
+
+def _setting_mistakes(config: Config) -> Iterator[tuple[Keys, str]]:
+    """What the types of the configuration do not see."""
+    for index, rule in enumerate(config.redact):
+        if isinstance(rule, RedactionPattern):
+            try:
+                compile_pattern(rule.pattern)
+            except ValueError as error:
+                yield (
+                    ("redact", str(index), "pattern"),
+                    f"redact.{index}.pattern: RE2 does not take it: {error}",
+                )
+    if config.prompts is not None:
+        yield from ((("prompts",), message) for message in _prompt_mistakes(config.path(config.prompts)))
+
+
+def _prompt_mistakes(folder: Path) -> Iterator[str]:
+    from evaluator.scorers.prompts import Prompts
+
+    try:
+        Prompts(folder)
+    except ConfigurationError as error:
+        yield str(error)

@@ -1,0 +1,39 @@
+"""What is in force, and how things stand, for the commands that only look."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from evaluator.commands.status import Status, status
+from evaluator.config import Config
+from evaluator.errors import ConfigurationError
+from evaluator.notes import paused
+from evaluator.wiring import Tables, build_scorers, build_sinks, build_tables, definitions_of, utc_now
+
+
+def versions_in_force(config: Config, tables: Tables) -> Mapping[str, str]:
+    """The versions of today's scorers by name; no key and no model is needed to tell them."""
+    scorers = build_scorers(config, definitions_of(config), tables.ledger.open(), keys_needed=False)
+    return {entry.scorer.name: entry.scorer.version for entry in scorers.entries}
+
+
+async def current_status(config: Config) -> Status:
+    """How things stand. Broken guideline files are part of it. Raises TableError."""
+    tables = build_tables(config)
+    in_force: Mapping[str, str] = {}
+    notes = []
+    try:
+        in_force = versions_in_force(config, tables)
+    except ConfigurationError as error:
+        notes.append(f"the guidelines or the configuration have mistakes: {error}")
+    budget = config.judge.budget
+    told = await status(
+        tables.spans,
+        tables.ledger,
+        tables.views,
+        lambda: build_sinks(config, tables),
+        {"usd_per_day": budget.usd_per_day, "tokens_per_day": budget.tokens_per_day},
+        sorted(paused(tables.ledger.open().notes())),
+        utc_now(),
+    )
+    scorers = [{**one, "in_force": in_force.get(one["name"]) == one["version"]} for one in told.scorers]
+    return replace(told, scorers=scorers, notes=[*told.notes, *notes])

@@ -1,0 +1,56 @@
+"""What an operator does to the backlog: put up for retry, pause, resume."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from evaluator.config import Config, nearest
+from evaluator.errors import ConfigurationError
+from evaluator.notes import EVERY_JUDGE, pause_units, paused
+from evaluator.portions import portions
+from evaluator.wiring import build_tables, definitions_of, utc_now
+
+ROWS_A_COMMIT = 2_000
+
+
+def retry_unscored(config: Config, since: datetime | None, judge: str | None) -> int:
+    """Give finally unscored results a new due time, and a fresh count of attempts; how many there were."""
+    if judge is not None:
+        _known_judge(config, judge)
+    book = build_tables(config).ledger.open()
+    now = utc_now()
+    given_up = [
+        row
+        for row in book.rows("scorer is not null").values()
+        if row.state == "unscored"
+        and row.due is None
+        and (judge is None or row.scorer == judge)
+        and (since is None or (row.at is not None and row.at >= since))
+    ]
+    count = 0
+    for rows in portions(given_up, ROWS_A_COMMIT):
+        units = [[replace(row, due=now, attempts=0)] for row in rows]
+        count += len(book.commit(units))
+    return count
+
+
+def set_pause(config: Config, judge: str | None, *, on: bool) -> list[str]:
+    """Pause or resume one judge, or all; the names whose state changed."""
+    book = build_tables(config).ledger.open()
+    now_paused = paused(book.notes())
+    if judge is not None and judge not in now_paused:
+        _known_judge(config, judge)
+    if on:
+        names = {judge or EVERY_JUDGE} - now_paused
+    else:
+        names = now_paused if judge is None else now_paused & {judge}
+        if judge is not None and EVERY_JUDGE in now_paused:
+            raise ConfigurationError("every judge is paused: `evaluator resume` lets all of them go on")
+    if names:
+        book.commit(pause_units(sorted(names), on=on))
+    return sorted(names)
+
+
+def _known_judge(config: Config, judge: str) -> None:
+    known = [definition.name for definition in definitions_of(config)]
+    if judge not in known:
+        raise ConfigurationError(f'--judge: there is no judge or scorer "{judge}"{nearest(judge, known)}')

@@ -1,1 +1,0 @@
-"""Where chunks of work run."""

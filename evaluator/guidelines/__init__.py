@@ -1,0 +1,1 @@
+"""What was asked: the judges and scorers that guideline files declare."""

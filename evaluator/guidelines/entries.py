@@ -1,0 +1,214 @@
+"""One entry of a guideline file: what is wrong with it beyond its form, and the definition that it makes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from evaluator.config import nearest
+from evaluator.dataset.conditions import column_types, parse_condition
+from evaluator.dataset.expressions import ConditionError
+from evaluator.guidelines.definitions import (
+    BuiltinDefinition,
+    Categories,
+    Definition,
+    Example,
+    JudgeDefinition,
+    NumberRange,
+    PythonDefinition,
+    RegexDefinition,
+    SqlDefinition,
+    Values,
+    YesNo,
+)
+from evaluator.guidelines.schema import (
+    BuiltinEntry,
+    Entry,
+    JudgeEntry,
+    PythonEntry,
+    RangeEntry,
+    RegexEntry,
+    SqlEntry,
+)
+from evaluator.redaction import compile_pattern
+from evaluator.scorers.builtin import BUILTINS
+from evaluator.scorers.source import python_mistake
+from evaluator.yamlfile import Keys
+
+VARIABLES = ("inputs", "outputs", "expectations", "trace", "conversation")
+"""What free instructions may speak of; the last is the trace, by the name that MLflow has for a session's."""
+
+Found = Iterator[tuple[Keys, str]]
+"""Mistakes: where in the entry, and in which words."""
+
+
+def unsupported(definition: Definition) -> str | None:
+    """What the engine does not serve yet, though the file may say it; the one place to lift such a bound."""
+    if definition.target != "trace":
+        return f"target {definition.target} is not supported by this version (write target: trace)"
+    if definition.since is not None:
+        return "since is not supported by this version (evaluator eval --last 7d scores the past)"
+    if isinstance(definition, JudgeDefinition) and definition.batch == "joint":
+        return "batch joint is not supported by this version (write batch: single)"
+    return None
+
+
+def entry_mistakes(group: str, raw: Mapping[str, Any], home: Path, python_modules: Sequence[str]) -> Found:
+    """What the types at the door do not see, as far as the entry has the right form."""
+    yield from _condition_mistakes(raw, "filter", trace_columns)
+    yield from _condition_mistakes(raw, "span_filter", span_columns)
+    if raw.get("span_filter") is not None and raw.get("target") != "span":
+        yield ("span_filter",), "span_filter goes with target: span"
+    if group == "judges":
+        yield from _judge_mistakes(raw)
+        return
+    yield from _condition_mistakes(raw, "sql", trace_columns)
+    if isinstance(raw.get("regex"), str):
+        try:
+            compile_pattern(raw["regex"])
+        except ValueError as error:
+            yield ("regex",), f"regex: RE2 does not take it: {error}"
+    if isinstance(raw.get("python"), str):
+        mistake = python_mistake(raw["python"], home, python_modules)
+        if mistake:
+            yield ("python",), f"python: {mistake}"
+    if raw.get("builtin") in BUILTINS and isinstance(raw.get("options"), dict):
+        yield from _option_mistakes(raw["builtin"], raw["options"])
+
+
+def definition_of(entry: Entry, path: str, line: int) -> Definition:
+    """The definition that an entry makes."""
+    rule: dict[str, Any] = {
+        "name": entry.name,
+        "filter": entry.filter,
+        "sample_rate": entry.sample_rate,
+        "target": entry.target,
+        "span_filter": entry.span_filter,
+        "since": entry.since,
+        "enabled": entry.enabled,
+        "path": path,
+        "line": line,
+    }
+    match entry:
+        case JudgeEntry():
+            return JudgeDefinition(
+                guidelines=tuple(entry.guidelines or ()),
+                instructions=entry.instructions,
+                values=_values(entry.values),
+                pass_if=entry.pass_if,
+                model=entry.model,
+                batch=entry.batch,
+                examples=tuple(
+                    Example(inputs=example.inputs, outputs=example.outputs, expect=example.expect)
+                    for example in entry.examples
+                ),
+                **rule,
+            )
+        case SqlEntry():
+            return SqlDefinition(sql=entry.sql, **rule)
+        case RegexEntry():
+            return RegexDefinition(regex=entry.regex, on=entry.on, **rule)
+        case PythonEntry():
+            return PythonDefinition(python=entry.python, **rule)
+        case BuiltinEntry():
+            return BuiltinDefinition(builtin=entry.builtin, options=entry.options, **rule)
+    raise AssertionError(f"{type(entry).__name__} is no kind of entry")
+
+
+@cache
+def trace_columns() -> Mapping[str, str]:
+    """What `filter` and `sql` look at: DuckDB's types by name."""
+    from evaluator.traces.columns import TRACES
+
+    return column_types(TRACES)
+
+
+@cache
+def span_columns() -> Mapping[str, str]:
+    """What `span_filter` looks at: DuckDB's types by name."""
+    from evaluator.tables.schemas import SPANS
+    from evaluator.traces.columns import STEPS
+
+    return {**column_types(SPANS), **column_types(STEPS)}
+
+
+def value_columns(values: Values) -> Mapping[str, str]:
+    """What `pass_if` looks at."""
+    return {"value": "DOUBLE" if isinstance(values, NumberRange) else "VARCHAR"}
+
+
+def _values(values: object) -> Values:
+    match values:
+        case RangeEntry(min=least, max=most):
+            return NumberRange(min=least, max=most)
+        case list():
+            return Categories(values=tuple(values))
+        case _:
+            return YesNo()
+
+
+def _condition_mistakes(raw: Mapping[str, Any], key: str, columns: Any) -> Found:
+    if not isinstance(raw.get(key), str):
+        return
+    try:
+        parse_condition(raw[key], columns())
+    except ConditionError as error:
+        yield (key,), f"{key}: {error}"
+
+
+def _judge_mistakes(raw: Mapping[str, Any]) -> Found:
+    asked = [key for key in ("guidelines", "instructions") if raw.get(key) is not None]
+    values = raw.get("values")
+    if not asked:
+        yield (), "has neither guidelines nor instructions; it has to have one of them"
+    if len(asked) == 2:
+        yield ("instructions",), "has both guidelines and instructions; it has to have one of them"
+    if asked == ["guidelines"] and values not in (None, "yes/no"):
+        yield ("values",), "values go with instructions; guidelines hold or do not (yes or no)"
+    if isinstance(raw.get("instructions"), str):
+        yield from ((("instructions",), message) for message in _instruction_mistakes(raw["instructions"]))
+    if isinstance(values, list):
+        double = sorted({str(value) for value in values if values.count(value) > 1})
+        if double:
+            yield ("values",), f'values: "{double[0]}" stands twice'
+    if isinstance(values, dict) and _numbers(values) and values["min"] >= values["max"]:
+        yield ("values", "min"), "values: min has to be less than max"
+    number = NumberRange(min=0, max=1) if isinstance(values, dict) else YesNo()
+    yield from _condition_mistakes(raw, "pass_if", lambda: value_columns(number))
+
+
+def _numbers(values: Mapping[str, Any]) -> bool:
+    return all(isinstance(values.get(key), int | float) for key in ("min", "max"))
+
+
+def _instruction_mistakes(text: str) -> Iterator[str]:
+    """Unknown variables, and templates that are none."""
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    try:
+        parsed = Environment(autoescape=True).parse(text)
+    except TemplateSyntaxError as error:
+        yield f"instructions: {error.message} (line {error.lineno} of the text)"
+        return
+    for name in sorted(meta.find_undeclared_variables(parsed) - set(VARIABLES)):
+        hint = nearest(name, [*VARIABLES]) or f" (there are: {', '.join(VARIABLES)})"
+        yield f"instructions: unknown variable {{{{ {name} }}}}{hint}"
+
+
+def _option_mistakes(builtin: str, options: Mapping[str, Any]) -> Found:
+    model = BUILTINS[builtin].options
+    try:
+        model.model_validate(dict(options))
+    except ValidationError as error:
+        for item in error.errors():
+            keys = tuple(str(part) for part in item["loc"])
+            if item["type"] == "extra_forbidden":
+                message = (
+                    f'unknown option "{keys[-1]}" of {builtin}{nearest(keys[-1], [*model.model_fields])}'
+                )
+            else:
+                said = item["msg"].removeprefix("Value error, ").removeprefix("Input ")
+                message = f'option "{".".join(keys)}" of {builtin}: {said}'
+            yield ("options", *keys), message

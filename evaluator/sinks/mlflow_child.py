@@ -1,0 +1,319 @@
+"""The process that talks to MLflow: the only file that imports it. It is started for one order, and ends.
+
+Stdin holds JSON lines: an order (`do`, `tracking_uri`, `experiment`, …) and the feedback it is about, in the
+order of `seq`. Stdout gets one line a feedback (`id`, `state`, `detail`) and a last one, `answer` or `down`.
+"""
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Assessment,
+    AssessmentError,
+    AssessmentSource,
+    Feedback,
+    Metric,
+    Param,
+    RunStatus,
+    TraceInfo,
+)
+from mlflow.exceptions import MlflowException, MlflowNotImplementedException
+from mlflow.tracing.client import TracingClient
+
+OUR_ID = "evaluator.assessment_id"
+OUR_RUN = "evaluator.run_id"
+SOURCE_RUN = "mlflow.assessment.sourceRunId"
+LOOKED_UP_AT_ONCE = 100
+LINKED_AT_ONCE = 100
+"""MLflow's bound on the traces that one call links to a run (mlflow.store.tracking)."""
+
+Item = dict[str, Any]
+Reply = dict[str, Any]
+
+
+class RefusedError(Exception):
+    """The order cannot be carried out until somebody mends what the message names."""
+
+
+class Store:
+    """An MLflow store: which traces it knows, what is on them, and adding to it what is missing."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.client = MlflowClient(tracking_uri=tracking_uri)
+        self.traces = TracingClient(tracking_uri)
+        self.threads = 8 if tracking_uri.startswith(("http://", "https://", "databricks")) else 1
+
+    def known(self, trace_ids: Sequence[str]) -> dict[str, list[Assessment]]:
+        """The assessments of each of the traces that the store knows."""
+        try:
+            infos = self.traces.store.batch_get_trace_infos(list(trace_ids))
+        except MlflowException as error:
+            if not isinstance(error, MlflowNotImplementedException) and error.error_code not in (
+                "NOT_IMPLEMENTED",
+                "ENDPOINT_NOT_FOUND",
+            ):
+                raise
+            infos = [info for trace_id in trace_ids if (info := self._info(trace_id)) is not None]
+        return {info.trace_id: list(info.assessments) for info in infos}
+
+    def _info(self, trace_id: str) -> TraceInfo | None:
+        try:
+            return self.traces.get_trace_info(trace_id)
+        except MlflowException as error:
+            if _is_missing(error):
+                return None
+            raise
+
+    def publish(self, items: Iterable[Item]) -> Iterator[Reply]:
+        """Add each feedback that is not there yet, trace by trace; one reply for each."""
+        by_trace: dict[str, list[Item]] = defaultdict(list)
+        for item in items:
+            by_trace[item["trace_id"]].append(item)
+        with ThreadPoolExecutor(self.threads) as pool:
+            for trace_ids in _batches(by_trace, LOOKED_UP_AT_ONCE):
+                known = self.known(trace_ids)
+                for trace_id in set(trace_ids) - set(known):
+                    yield from (_reply(item, "unknown") for item in by_trace[trace_id])
+                work = [(by_trace[trace_id], present) for trace_id, present in known.items()]
+                for replies in pool.map(lambda part: self._publish_trace(*part), work):
+                    yield from replies
+
+    def _publish_trace(self, items: list[Item], present: list[Assessment]) -> list[Reply]:
+        replies = []
+        renamed = False
+        for item in items:
+            there = next((old for old in present if _our_id(old) == item["id"]), None)
+            if there is not None:
+                self._mark_source(there, item)
+                replies.append(_reply(item, "known"))
+                continue
+            reply, logged = self._post(item, present)
+            replies.append(reply)
+            if logged is not None:
+                present.append(logged)
+                renamed = renamed or logged.assessment_id != item["id"]
+        if renamed:
+            self._sweep(items[0]["trace_id"])
+        return replies
+
+    def _post(self, item: Item, present: list[Assessment]) -> tuple[Reply, Assessment | None]:
+        """Post one feedback. A store's refusal of it is a reply; any other failure is the store's and rises."""
+        feedback = _feedback(item)
+        before = [old for old in present if _superseded_by(old, feedback)]
+        if before:
+            feedback.overrides = max(before, key=lambda old: old.create_time_ms or 0).assessment_id
+        try:
+            logged = self.traces.log_assessment(item["trace_id"], feedback)
+        except MlflowException as error:
+            if _is_missing(error):
+                return _reply(item, "unknown"), None
+            again = self.known([item["trace_id"]]).get(item["trace_id"], [])
+            there = next((old for old in again if _our_id(old) == item["id"]), None)
+            if there is not None:  # the first request came through, only its reply was lost
+                return _reply(item, "known"), there
+            if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                return _reply(item, "refused", str(error.error_code)), None
+            raise
+        return _reply(item, "logged"), logged
+
+    def _mark_source(self, there: Assessment, item: Item) -> None:
+        """Say which evaluation run a result comes from; one that several runs report belongs to none.
+
+        MLflow's page of a run hides what another run is the source of, and shows what has no source.
+        """
+        reporter = item.get("reported_by")
+        source = (there.metadata or {}).get(SOURCE_RUN)
+        if reporter is None or source in (reporter, ""):
+            return
+        ours = item["metadata"].get(SOURCE_RUN) == reporter
+        if source is None and not ours:
+            return
+        self.traces.store.update_assessment(
+            trace_id=item["trace_id"],
+            assessment_id=there.assessment_id,
+            metadata={SOURCE_RUN: reporter if source is None else ""},
+        )
+
+    def _sweep(self, trace_id: str) -> None:
+        """Where the store gives ids of its own, drop all but the first of what two publishers posted at once."""
+        first: dict[str, Assessment] = {}
+        present = self.known([trace_id]).get(trace_id, [])
+        for assessment in sorted(present, key=lambda one: (one.create_time_ms or 0, one.assessment_id or "")):
+            ours = (assessment.metadata or {}).get(OUR_ID)
+            if ours is not None and first.setdefault(ours, assessment) is not assessment:
+                self.traces.delete_assessment(trace_id, assessment.assessment_id)
+
+    def experiment(self, name: str) -> str:
+        """The experiment's id; it is made when there is none."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self.client.create_experiment(name))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                found = self.client.get_experiment_by_name(name)
+        if found.lifecycle_stage == "deleted":
+            raise RefusedError(
+                f'the experiment "{name}" was deleted there: restore it, or name another in mlflow.experiment'
+            )
+        return str(found.experiment_id)
+
+    def evaluation_run(self, experiment: str, run: dict[str, Any]) -> str:
+        """The MLflow run of an evaluation with its parameters and metrics, found by our run id or made."""
+        experiment_id = self.experiment(experiment)
+        found = self.client.search_runs(
+            [experiment_id], filter_string=f"tags.`{OUR_RUN}` = '{run['run_id']}'", max_results=1
+        )
+        started = found[0] if found else self._start_run(experiment_id, run)
+        run_id = str(started.info.run_id)
+        if started.info.status != RunStatus.to_string(RunStatus.FINISHED):
+            at = run["end_ms"]  # a fixed time: a repeat writes the same points again, which adds none
+            self.client.log_batch(
+                run_id,
+                metrics=[Metric(key, value, at, 0) for key, value in run["metrics"].items()],
+                params=[Param(key, value) for key, value in run["params"].items()],
+            )
+        return run_id
+
+    def _start_run(self, experiment_id: str, run: dict[str, Any]) -> Any:
+        tags = {OUR_RUN: run["run_id"], "mlflow.runType": "genai_evaluate", "mlflow.source.name": "evaluator"}
+        return self.client.create_run(
+            experiment_id, start_time=run["start_ms"], tags=tags, run_name=run["name"]
+        )
+
+    def link(self, run_id: str, trace_ids: Sequence[str]) -> None:
+        """Show the traces on the run's page; a folder of files cannot, and goes without."""
+        for batch in _batches(trace_ids, LINKED_AT_ONCE):
+            try:
+                self.client.link_traces_to_run(batch, run_id)
+            except MlflowException as error:
+                if "not supported in FileStore" not in str(error):
+                    raise
+                return
+
+    def finish(self, run_id: str, end_ms: int) -> None:
+        self.client.set_terminated(run_id, "FINISHED", end_time=end_ms)
+
+
+def carry_out(order: dict[str, Any], items: list[Item]) -> Iterator[Reply]:
+    """Do what the order says. The last reply has the `answer`."""
+    store = Store(order["tracking_uri"])
+    match order["do"]:
+        case "experiment":
+            yield {"answer": store.experiment(order["experiment"])}
+        case "publish":
+            yield from store.publish(items)
+            yield {"answer": ""}
+        case "evaluation":
+            run_id = store.evaluation_run(order["experiment"], order["run"])
+            for item in items:
+                item["reported_by"] = run_id
+                if item["metadata"][OUR_RUN] == order["run"]["run_id"]:
+                    item["metadata"][SOURCE_RUN] = run_id
+            unknown = set()
+            for reply in store.publish(items):
+                if reply["state"] == "unknown":
+                    unknown.add(reply["id"])
+                yield reply
+            store.link(run_id, sorted({item["trace_id"] for item in items if item["id"] not in unknown}))
+            store.finish(run_id, order["run"]["end_ms"])
+            yield {"answer": run_id}
+        case other:
+            raise ValueError(f"unknown order {other!r}")
+
+
+def main() -> None:
+    """Read one order from stdin, carry it out, say how it went."""
+    replies = _private_stdout()
+    order, *items = [orjson.loads(line) for line in sys.stdin.buffer]
+    _stand_beside(order["tracking_uri"])
+    try:
+        for reply in carry_out(order, items):
+            replies.write(orjson.dumps(reply) + b"\n")
+    except Exception as error:  # noqa: BLE001 -- MLflow, and whatever database or server is behind it
+        replies.write(orjson.dumps({"down": _cause(error)}) + b"\n")
+
+
+def _stand_beside(tracking_uri: str) -> None:
+    """Work in the folder of a SQLite store: MLflow puts the artifacts of a new experiment into `./mlruns`."""
+    folder = Path(tracking_uri.removeprefix("sqlite:///")).parent
+    if tracking_uri.startswith("sqlite:///") and folder.is_dir():
+        os.chdir(folder)
+
+
+def _private_stdout() -> BinaryIO:
+    """Stdout for replies alone; whatever a library prints goes to stderr."""
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return replies
+
+
+def _feedback(item: Item) -> Feedback:
+    error = item["error"]
+    feedback = Feedback(
+        name=item["name"],
+        value=item["value"],
+        error=AssessmentError(error_code=error["code"], error_message=error["message"]) if error else None,
+        source=AssessmentSource(source_type=item["source_type"], source_id=item["source_id"]),
+        metadata=item["metadata"],
+        span_id=item["span_id"],
+        rationale=item["rationale"],
+        create_time_ms=item["at_ms"],
+        last_update_time_ms=item["at_ms"],
+    )
+    feedback.assessment_id = item["id"]
+    return feedback
+
+
+def _our_id(assessment: Assessment) -> str | None:
+    ours: str | None = (assessment.metadata or {}).get(OUR_ID, assessment.assessment_id)
+    return ours
+
+
+def _superseded_by(old: Assessment, new: Feedback) -> bool:
+    """Whether `old` is an earlier result of ours by the same scorer on the same target, and still counts."""
+    return (
+        OUR_ID in (old.metadata or {})
+        and old.name == new.name
+        and (old.span_id or None) == (new.span_id or None)
+        and old.valid is not False
+        and (old.create_time_ms or 0) <= (new.create_time_ms or 0)
+    )
+
+
+def _is_missing(error: MlflowException) -> bool:
+    return error.error_code in ("RESOURCE_DOES_NOT_EXIST", "NOT_FOUND")
+
+
+def _reply(item: Item, state: str, detail: str = "") -> Reply:
+    return {"id": item["id"], "state": state, "detail": detail}
+
+
+def _cause(error: BaseException) -> str:
+    """What started a foreign error: the first line of the innermost one, at a length that fits in a sentence."""
+    if isinstance(error, RefusedError):
+        return str(error)
+    inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if inner is not None:
+        return _cause(inner)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _batches(values: Iterable[str], size: int) -> Iterator[list[str]]:
+    rest = iter(values)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+if __name__ == "__main__":
+    main()

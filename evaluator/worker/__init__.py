@@ -1,0 +1,1 @@
+"""When ticks run: one at once, or every so often for months."""

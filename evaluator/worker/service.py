@@ -1,0 +1,201 @@
+"""The long-lived worker: ticks on a schedule, HTTP beside them, and a clean end."""
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.base import BaseTrigger
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from evaluator.config import Config
+from evaluator.errors import ConfigurationError, EvaluatorError
+from evaluator.wiring import Tables, utc_now
+from evaluator.worker.metrics import Metrics
+from evaluator.worker.turns import Worker
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OPEN_PATHS = ("/healthz", "/readyz")
+
+
+def trigger_of(config: Config) -> BaseTrigger:
+    """When ticks are due. Raises ConfigurationError for a cron line that is none."""
+    if config.cron is None:
+        return IntervalTrigger(seconds=config.every.total_seconds(), timezone=ZoneInfo("UTC"))
+    try:
+        return CronTrigger.from_crontab(config.cron, timezone=ZoneInfo(config.timezone))
+    except ValueError as error:
+        raise ConfigurationError(f'cron: "{config.cron}" is not a crontab line: {error}') from error
+
+
+def check_binding(host: str, token: str | None) -> None:
+    """Raises ConfigurationError when the address is reachable from elsewhere and no token guards it."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not token:
+        raise ConfigurationError(
+            f"http.host {host} is reachable from other machines: set EVALUATOR_HTTP__TOKEN, "
+            "or bind to 127.0.0.1"
+        )
+
+
+class Service:
+    """Runs a worker until it is told to stop. The state of its last turn answers /readyz."""
+
+    def __init__(self, config: Config, tables: Tables, clock: Callable[[], datetime] = utc_now) -> None:
+        self._config = config
+        self._tables = tables
+        self._clock = clock
+        self._worker = Worker(config, tables, clock)
+        self._metrics = Metrics()
+        self._turning: asyncio.Task[None] | None = None
+        self._last_good: datetime | None = None
+        self._problem: str | None = "the first tick has not ended yet"
+
+    async def run(self, host: str, port: int, started: Callable[[str], None]) -> None:
+        """Tick and serve until SIGTERM or SIGINT; `started` is told the address.
+
+        Raises EvaluatorError when the first turn cannot even begin because of the configuration.
+        """
+        check_binding(host, self._config.http.token)
+        trigger = trigger_of(self._config)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        scheduler = AsyncIOScheduler(timezone=ZoneInfo("UTC"))
+        try:
+            await self._worker.prepare()
+            await runner.setup()
+            await web.TCPSite(runner, host, port).start()
+            started(f"http://{_shown(host)}:{runner.addresses[0][1]}")
+            scheduler.add_job(
+                self._turn,
+                trigger,
+                next_run_time=self._clock(),
+                max_instances=1,
+                coalesce=True,
+                misfire_grace_time=None,
+            )
+            scheduler.start()
+            await stop.wait()
+            log.info("stopping: the tick is finished or left where it is safe")
+        finally:
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
+            await self._end()
+            await runner.cleanup()
+
+    async def _turn(self) -> None:
+        """One turn; an error is told and the next turn tries again."""
+        self._turning = asyncio.current_task()
+        try:
+            turn = await self._worker.turn(wait=False)
+        except EvaluatorError as error:
+            self._metrics.failed()
+            self._problem = str(error)
+            log.error("the tick failed; the next one tries again", extra={"cause": str(error)})
+            return
+        except Exception:
+            self._metrics.failed()
+            self._problem = "the tick failed unexpectedly (see the log)"
+            log.exception("the tick failed unexpectedly; the next one tries again")
+            return
+        self._last_good, self._problem = self._clock(), None
+        self._metrics.ticked(
+            turn,
+            at=self._last_good.timestamp(),
+            broken=self._worker.broken_edit is not None,
+            sinks=list(self._config.publish),
+        )
+        summary = turn.summary
+        log.info(
+            "tick done" if turn.held_by is None else "another worker is at work: nothing done",
+            extra={
+                "traces": summary.traces,
+                "results": summary.results,
+                "unscored": sum(counted.unscored.total() for counted in summary.scorers.values()),
+                "waiting": summary.waiting,
+                "calls": summary.calls,
+                "cost_usd": round(summary.cost_usd, 6),
+                "seconds": round(summary.seconds, 3),
+            },
+        )
+        for note in summary.notes:
+            log.warning("the tick notes something", extra={"note": note})
+
+    async def _end(self) -> None:
+        """Let the tick finish its chunk within `grace`, then leave it: what is not committed is read again."""
+        self._worker.stopping = True
+        turning = self._turning
+        if turning is not None and not turning.done():
+            done, _ = await asyncio.wait([turning], timeout=self._config.grace.total_seconds())
+            if not done:
+                log.warning("the tick did not end within `grace`: it is left where it is")
+                turning.cancel()
+                with suppress(asyncio.CancelledError):
+                    await turning
+        await self._worker.close()
+
+    # --- HTTP
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[self._guard])
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics_text)
+        return application
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """With a token set, everything but the probes asks for it."""
+        token = self._config.http.token
+        given = request.headers.get("Authorization", "")
+        if (
+            token
+            and request.path not in OPEN_PATHS
+            and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+        ):
+            raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"}, text="a token is required\n")
+        return await handler(request)
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Ready: the last turn ended well, and not too long ago."""
+        problem = self._problem
+        if problem is None and self._last_good is not None and self._config.cron is None:
+            age = self._clock() - self._last_good
+            running = self._turning is not None and not self._turning.done()
+            if age > 3 * self._config.every + timedelta(minutes=1) and not running:
+                problem = f"the last good tick ended {age.total_seconds():.0f} s ago"
+        body = {
+            "status": "ready" if problem is None else "not ready",
+            "problem": problem,
+            "last_tick": None if self._last_good is None else self._last_good.isoformat(),
+            "guidelines": self._worker.broken_edit,
+        }
+        return web.json_response(body, status=200 if problem is None else 503)
+
+    async def _metrics_text(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
