@@ -24,12 +24,18 @@ USUAL_REPLY_TOKENS = 120
 Number = TypeVar("Number", int, float)
 
 
+class Redaction(Protocol):
+    """One numbering of placeholders: the same address in two texts of a record is the same placeholder."""
+
+    def redact(self, text: str) -> str: ...
+
+
 class Redacts(Protocol):
-    """Takes out of a text what a model must not see; `definition` is part of every judge's version."""
+    """Takes out of texts what a model must not see; `definition` is part of every judge's version."""
 
     @property
     def definition(self) -> Any: ...
-    def redact(self, text: str) -> str: ...
+    def begin(self) -> Redaction: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +164,7 @@ class Judge:
         return [*messages, {"role": "assistant", "content": said}, {"role": "user", "content": request}]
 
     def _view(self, record: Record) -> View:
-        return view_of(record, self._parts, characters=self._characters, redact=self._redactor.redact)
+        return view_of(record, self._parts, characters=self._characters, redact=self._redactor.begin().redact)
 
     def _messages(self, record: Record, seen: View) -> list[dict[str, Any]]:
         return self._prompts.messages(

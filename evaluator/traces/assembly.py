@@ -213,7 +213,8 @@ def _exchange(root: Step | None, steps: Sequence[Step], parents: Parents) -> tup
     if response is None:
         answered = outermost([step for step in below if step.response is not None], parents)
         response = _first(reversed(answered), lambda step: step.response)
-    if response is None:  # nothing but tool calls: they are what came out
+    broken = root is not None and root.span.status == "ERROR"
+    if response is None and not broken:  # nothing but tool calls: they are what came out
         closing = below if root is None else [*below, root]
         response = _first(reversed(closing), lambda step: step.output)
     return request, response

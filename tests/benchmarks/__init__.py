@@ -1,0 +1,1 @@
+"""Speed and memory, beside their references in the same run."""
