@@ -1,6 +1,6 @@
 """The collector: spans a second with durable acknowledgement, and what a span costs of one core."""
 
-# ruff: noqa: T201 -- a table on stdout is what a benchmark is for
+
 
 import asyncio
 import os
