@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from evaluator.errors import ConfigurationError, Mistake, MistakesError
 from evaluator.yamlfile import YamlFile, load_yaml
@@ -18,6 +26,12 @@ from evaluator.yamlfile import YamlFile, load_yaml
 DEFAULT_FILE = "evaluator.yaml"
 PREFIX = "EVALUATOR_"
 CONFIG_VARIABLE = "EVALUATOR_CONFIG"
+FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
+    "MLFLOW_TRACKING_URI": ("mlflow", "tracking_uri"),
+    "MLFLOW_EXPERIMENT_NAME": ("mlflow", "experiment"),
+}
+"""Environment names that people bring along from MLflow; ours come before them, and both before the file."""
+
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*$")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)\s*$", re.IGNORECASE)
@@ -176,6 +190,20 @@ class Config(Settings):
             parse_duration(value)
         return value
 
+    @model_validator(mode="after")
+    def _served(self) -> "Config":
+        """What is asked of a later version is refused: a setting that does nothing would be a lie."""
+        asked = {
+            "tables: uc:// (a catalog)": self.tables.startswith("uc://"),
+            "rescore_late": self.rescore_late,
+            "alerts": bool(self.alerts),
+            "telemetry.otlp_endpoint": self.telemetry.otlp_endpoint is not None,
+        }
+        unserved = [name for name, wanted in asked.items() if wanted]
+        if unserved:
+            raise ValueError(f"{', '.join(unserved)}: not served by this version")
+        return self
+
     def table_uri(self, table: str) -> str:
         """Where a table lies: `otel_spans`, `otel_logs`, `otel_metrics`, `otel_annotations`, `eval_ledger`."""
         whole = {"otel_spans": self.spans, "otel_annotations": self.annotations}.get(table)
@@ -224,6 +252,10 @@ def load_config(
         raise MistakesError([Mistake(path=str(path), line=1, message="the configuration is not a mapping")])
     data = dict(document.data)
     origins: dict[tuple[str, ...], str] = {}
+    for name, foreign_keys in FOREIGN_NAMES.items():
+        if environment.get(name):
+            origins[foreign_keys] = name
+            _put(data, foreign_keys, environment[name])
     for name, text in sorted(environment.items()):
         if name.startswith(PREFIX) and name != CONFIG_VARIABLE:
             keys = tuple(part.lower() for part in name.removeprefix(PREFIX).split("__"))

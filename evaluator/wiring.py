@@ -1,10 +1,12 @@
 """The one builder: from the configuration to the parts that the main paths work with."""
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
+from evaluator.access import is_loopback
 from evaluator.config import Config, PriceSettings, parse_duration
 from evaluator.dataset.conditions import holds, parse_condition
 from evaluator.dataset.selection import SelectionRule
@@ -47,6 +49,9 @@ from evaluator.tables.ledger import Book, Ledger
 from evaluator.tables.spans import SpansTable
 from evaluator.tables.views import Views
 from evaluator.traces.columns import TRACES
+
+if TYPE_CHECKING:
+    from evaluator.collector.server import Collector
 
 LIVE_SCOPE = "live"
 
@@ -247,6 +252,26 @@ def build_publisher(config: Config) -> MlflowPublisher:
         experiment=config.mlflow.experiment,
         state=config.path(config.state),
     )
+
+
+def build_collector(config: Config, host: str) -> "Collector":
+    """What receives OTLP at an address; with the token where others can reach it.
+
+    Raises ConfigurationError for a tee that cannot be.
+    """
+    from evaluator.collector.destinations import destination
+    from evaluator.collector.server import Collector
+    from evaluator.collector.signals import SIGNALS
+    from evaluator.collector.tee import Tee
+
+    tee = None
+    if config.collect.tee == "mlflow":
+        leads_to = destination(config.tracking_uri, config.mlflow.experiment, os.environ)
+        tee = Tee(config.path(config.state) / "tee", leads_to)
+    stores = {
+        signal.table: DeltaStore(config.table_uri(signal.table), config.storage_options) for signal in SIGNALS
+    }
+    return Collector(stores, tee, token=None if is_loopback(host) else config.http.token)
 
 
 def build_lease(config: Config, tables: Tables, clock: Callable[[], datetime] = utc_now) -> Lease:

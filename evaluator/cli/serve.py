@@ -1,7 +1,6 @@
 """What listens and runs for long: `run`, `collect`."""
 
 import asyncio
-import os
 import signal
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,7 +49,8 @@ async def _run(config: "Config", collecting: bool) -> None:
     try:
         if collecting:
             collector = await _started(config, config.http.host)
-        await Service(config, build_tables(config)).run(
+        routes = collector.routes() if collector is not None else ()
+        await Service(config, build_tables(config), routes=routes).run(
             config.http.host, config.http.port, lambda address: say(f"serving on {address}")
         )
     finally:
@@ -91,7 +91,11 @@ async def _collect(config: "Config", host: str) -> None:
 
 async def _started(config: "Config", host: str) -> "Collector":
     """A collector that listens; says where. Raises EvaluatorError."""
-    collector = collector_of(config)
+    from evaluator.access import check_binding
+    from evaluator.wiring import build_collector
+
+    check_binding(host, config.http.token)
+    collector = build_collector(config, host)
     try:
         await collector.start(host, config.collect.http_port, config.collect.grpc_port)
     except BaseException:
@@ -103,21 +107,3 @@ async def _started(config: "Config", host: str) -> "Collector":
         f"into {config.table_uri('otel_spans')}"
     )
     return collector
-
-
-def collector_of(config: "Config") -> "Collector":
-    """The collector that a configuration describes. Raises ConfigurationError for a tee that cannot be."""
-    from evaluator.collector.destinations import destination
-    from evaluator.collector.server import Collector
-    from evaluator.collector.signals import SIGNALS
-    from evaluator.collector.tee import Tee
-    from evaluator.tables.delta import DeltaStore
-
-    tee = None
-    if config.collect.tee == "mlflow":
-        leads_to = destination(config.tracking_uri, config.mlflow.experiment, os.environ)
-        tee = Tee(config.path(config.state) / "tee", leads_to)
-    stores = {
-        item.table: DeltaStore(config.table_uri(item.table), config.storage_options) for item in SIGNALS
-    }
-    return Collector(stores, tee)

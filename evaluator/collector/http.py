@@ -7,8 +7,15 @@ from datetime import timedelta
 
 from aiohttp import web
 
+from evaluator.access import allowed
 from evaluator.collector.commits import OverloadedError
-from evaluator.collector.refusals import REFUSED, RETRY_AFTER, UnsupportedMediaError, refusal
+from evaluator.collector.refusals import (
+    REFUSED,
+    RETRY_AFTER,
+    UnauthorizedError,
+    UnsupportedMediaError,
+    refusal,
+)
 from evaluator.collector.signals import SIGNALS, Encoding, OversizedRequestError, Signal
 from evaluator.errors import EvaluatorError
 
@@ -27,9 +34,10 @@ Raises one of REFUSED."""
 class HttpServer:
     """The endpoints `/v1/traces`, `/v1/logs` and `/v1/metrics`."""
 
-    def __init__(self, receive: Receive, max_request_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_request_bytes: int, token: str | None = None) -> None:
         self._receive = receive
         self._max_request_bytes = max_request_bytes
+        self._token = token
         self._reading = 0
         self._runner: web.AppRunner | None = None
         self.port = 0
@@ -37,8 +45,7 @@ class HttpServer:
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises EvaluatorError when the address cannot be had."""
         app = web.Application(client_max_size=self._max_request_bytes)
-        for signal in SIGNALS:
-            app.router.add_post(signal.path, self._handler(signal))
+        app.router.add_routes(self.routes())
         # Bodies are unpacked by us: with a bound, off the event loop, and with the statuses of OTLP.
         runner = web.AppRunner(app, access_log=None, auto_decompress=False, handle_signals=False)
         await runner.setup()
@@ -52,6 +59,10 @@ class HttpServer:
         self._runner = runner
         self.port = runner.addresses[0][1]
 
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """What is served, for another server that serves it too; it must leave bodies compressed."""
+        return [web.post(signal.path, self._handler(signal)) for signal in SIGNALS]
+
     async def stop(self, grace: timedelta) -> None:
         """Stop listening, and wait for the requests under way."""
         if self._runner is not None:
@@ -63,6 +74,8 @@ class HttpServer:
         async def handle(request: web.Request) -> web.Response:
             encoding = MEDIA_TYPES.get(request.content_type, "json")
             try:
+                if not allowed(self._token, request.headers.get("Authorization")):
+                    raise UnauthorizedError("a token is required: Authorization: Bearer …")
                 gzipped = self._is_gzip(request)
                 body = await self._body(request)
                 answer = await self._receive(signal, body, encoding, gzipped)

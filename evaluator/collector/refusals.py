@@ -23,6 +23,10 @@ class UnsupportedMediaError(Exception):
     """The request is in a form that the collector does not read."""
 
 
+class UnauthorizedError(Exception):
+    """The request does not carry the token that is asked for where others can reach the collector."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """A request that was not taken; `again` when the same one may be taken later."""
@@ -55,6 +59,7 @@ REFUSED = (
     MalformedRequestError,
     OversizedRequestError,
     UnsupportedMediaError,
+    UnauthorizedError,
     OverloadedError,
     TableError,
 )
@@ -69,6 +74,8 @@ def refusal(error: Exception) -> Refusal:
             return Refusal(http_status=413, code=Code.RESOURCE_EXHAUSTED, message=str(error))
         case UnsupportedMediaError():
             return Refusal(http_status=415, code=Code.INVALID_ARGUMENT, message=str(error))
+        case UnauthorizedError():
+            return Refusal(http_status=401, code=Code.UNAUTHENTICATED, message=str(error))
         case OverloadedError():
             return Refusal(http_status=503, code=Code.RESOURCE_EXHAUSTED, message=str(error), again=True)
         case _:

@@ -6,8 +6,9 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
+from evaluator.access import allowed
 from evaluator.collector.http import Receive
-from evaluator.collector.refusals import REFUSED, Refusal, refusal
+from evaluator.collector.refusals import REFUSED, Refusal, UnauthorizedError, refusal
 from evaluator.collector.signals import SIGNALS, Signal
 from evaluator.errors import EvaluatorError
 
@@ -17,8 +18,9 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class RpcServer:
     """The three services. Messages come as bytes, so that a bad one costs its record and not the request."""
 
-    def __init__(self, receive: Receive, max_request_bytes: int) -> None:
+    def __init__(self, receive: Receive, max_request_bytes: int, token: str | None = None) -> None:
         self._receive = receive
+        self._token = token
         self._max_request_bytes = max_request_bytes
         self._server: Any = None
         self.port = 0
@@ -54,6 +56,9 @@ class RpcServer:
     def _service(self, signal: Signal) -> Any:
         async def export(body: bytes, context: Any) -> bytes:
             try:
+                given = dict(context.invocation_metadata()).get("authorization")
+                if not allowed(self._token, given):
+                    raise UnauthorizedError("a token is required: authorization: Bearer …")
                 return await self._receive(signal, body, "protobuf", False)
             except REFUSED as error:
                 await _abort(context, refusal(error))

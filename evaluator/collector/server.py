@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 
+from aiohttp import web
+
 from evaluator.collector.commits import GroupCommits, OverloadedError, SignalCounters
 from evaluator.collector.encoding import Export, encode_response, gunzip, read_export
 from evaluator.collector.http import HttpServer
@@ -47,8 +49,10 @@ class Collector:
         stores: Mapping[str, DeltaStore],
         tee: Tee | None = None,
         *,
+        token: str | None = None,
         max_request_bytes: int = MAX_REQUEST_BYTES,
     ) -> None:
+        """`token`: what every request has to carry; None where only this machine can reach the collector."""
         self.counters = Counters(
             signals={signal.name: SignalCounters() for signal in SIGNALS},
             tee=tee.counters if tee else None,
@@ -61,8 +65,12 @@ class Collector:
         }
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-otlp")
         self._unread = 0
-        self._http = HttpServer(self._receive, max_request_bytes)
-        self._rpc = RpcServer(self._receive, max_request_bytes)
+        self._http = HttpServer(self._receive, max_request_bytes, token)
+        self._rpc = RpcServer(self._receive, max_request_bytes, token)
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        """OTLP over HTTP, for the worker's own server."""
+        return self._http.routes()
 
     @property
     def http_port(self) -> int:

@@ -1,11 +1,9 @@
 """The long-lived worker: ticks on a schedule, HTTP beside them, and a clean end."""
 
 import asyncio
-import hmac
-import ipaddress
 import logging
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -16,6 +14,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
+from evaluator.access import allowed, check_binding
 from evaluator.config import Config
 from evaluator.errors import ConfigurationError, EvaluatorError
 from evaluator.wiring import Tables, utc_now
@@ -25,6 +24,7 @@ from evaluator.worker.turns import Worker
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MAX_BODY = 64 * 2**20
 OPEN_PATHS = ("/healthz", "/readyz")
 
 
@@ -38,23 +38,19 @@ def trigger_of(config: Config) -> BaseTrigger:
         raise ConfigurationError(f'cron: "{config.cron}" is not a crontab line: {error}') from error
 
 
-def check_binding(host: str, token: str | None) -> None:
-    """Raises ConfigurationError when the address is reachable from elsewhere and no token guards it."""
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not token:
-        raise ConfigurationError(
-            f"http.host {host} is reachable from other machines: set EVALUATOR_HTTP__TOKEN, "
-            "or bind to 127.0.0.1"
-        )
-
-
 class Service:
     """Runs a worker until it is told to stop. The state of its last turn answers /readyz."""
 
-    def __init__(self, config: Config, tables: Tables, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        config: Config,
+        tables: Tables,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        routes: Sequence[web.AbstractRouteDef] = (),
+    ) -> None:
+        """`routes` are served beside the worker's own, such as a collector's."""
+        self._routes = routes
         self._config = config
         self._tables = tables
         self._clock = clock
@@ -75,7 +71,9 @@ class Service:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        runner = web.AppRunner(self._application(), access_log=None, handle_signals=False)
+        runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, auto_decompress=False
+        )
         scheduler = AsyncIOScheduler(timezone=ZoneInfo("UTC"))
         try:
             await self._worker.prepare()
@@ -153,7 +151,8 @@ class Service:
     # --- HTTP
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._guard])
+        application = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY)
+        application.router.add_routes(self._routes)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/metrics", self._metrics_text)
@@ -162,12 +161,8 @@ class Service:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """With a token set, everything but the probes asks for it."""
-        token = self._config.http.token
-        given = request.headers.get("Authorization", "")
-        if (
-            token
-            and request.path not in OPEN_PATHS
-            and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode())
+        if request.path not in OPEN_PATHS and not allowed(
+            self._config.http.token, request.headers.get("Authorization")
         ):
             raise web.HTTPUnauthorized(headers={"WWW-Authenticate": "Bearer"}, text="a token is required\n")
         return await handler(request)

@@ -391,3 +391,33 @@ def test_collect_without_tables_says_how_to_make_them(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "evaluator init" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+async def test_a_token_is_asked_for_over_http_and_grpc(tmp_path: Path) -> None:
+    stores = stores_in(tmp_path)
+    async with a_collector(stores, token="secret") as collector:
+        refused, _, _ = await post(collector, a_request())
+        taken, _, _ = await post(collector, a_request(), {**JSON, "Authorization": "Bearer secret"})
+        address = f"127.0.0.1:{collector.grpc_port}"
+        await asyncio.to_thread(
+            export_spans,
+            GrpcSpanExporter(endpoint=address, insecure=True, headers={"authorization": "Bearer secret"}),
+            ["let in"],
+        )
+        async with grpc.aio.insecure_channel(address) as channel:
+            export = channel.unary_unary(f"/{TRACES.service}/Export")
+            with pytest.raises(grpc.aio.AioRpcError) as turned_away:
+                await export(b"")
+
+    assert (refused, taken) == (401, 200)
+    assert turned_away.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert len(rows_in(stores)) == 2
+
+
+def test_collect_beyond_loopback_wants_a_token(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "evaluator.cli.main", "collect", "--host", "0.0.0.0", "--port", "0"]
+
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ran.returncode == 2
+    assert "EVALUATOR_HTTP__TOKEN" in ran.stderr

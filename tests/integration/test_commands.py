@@ -1,5 +1,6 @@
 """The commands as a user types them, through a subprocess, on real tables and a stub provider."""
 
+import gzip
 import json
 import signal
 import time
@@ -389,6 +390,40 @@ def test_run_beyond_loopback_wants_a_token(tmp_path: Path) -> None:
 
     assert ran.code == 2
     assert "EVALUATOR_HTTP__TOKEN" in ran.err
+
+
+def test_run_with_collect_takes_otlp_on_its_own_port_and_judges_it(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, every="1s", collect={"http_port": 0, "grpc_port": 0})
+    worker = project.start("run", "--collect", "--port", "0")
+    try:
+        assert worker.stderr is not None
+        address = next(line for line in worker.stderr if "serving on" in line).split()[-1]
+        body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [_otlp_span()]}]}]}).encode()
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        request = urllib.request.Request(f"{address}/v1/traces", gzip.compress(body), headers)
+        with urllib.request.urlopen(request, timeout=10) as response:
+            taken = response.status
+        _until(
+            lambda: 'evaluator_results_total{result="pass",scorer="greets"} 1.0' in _get(f"{address}/metrics")
+        )
+        worker.send_signal(signal.SIGTERM)
+        worker.communicate(timeout=30)
+    finally:
+        worker.kill()
+
+    assert (taken, worker.returncode) == (200, 0)
+
+
+def _otlp_span() -> dict[str, object]:
+    now = time.time_ns()
+    return {
+        "traceId": "a" * 32,
+        "spanId": "b" * 16,
+        "name": "chat",
+        "startTimeUnixNano": str(now - 10**9),
+        "endTimeUnixNano": str(now),
+        "attributes": [{"key": "output.value", "value": {"stringValue": "Hello"}}],
+    }
 
 
 def test_once_waits_for_a_worker_and_does_not_wait_for_a_dead_one(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ FLOORS = [
     ("traces.assembly", "traces.tree", "traces.columns"),
     ("models", "guidelines.definitions"),
     ("config", "resources"),
-    ("summary", "lease", "yamlfile", "redaction", "telemetry"),
+    ("access", "summary", "lease", "yamlfile", "redaction", "telemetry"),
     ("traces", "feedback", "quality", "portions"),
     ("errors",),
 ]

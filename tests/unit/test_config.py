@@ -1,0 +1,122 @@
+"""Configuration: order of precedence, units, and every mistake at once."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from evaluator.config import Config, load_config, parse_duration, parse_size
+from evaluator.errors import ConfigurationError, MistakesError
+
+
+def config_of(
+    folder: Path, text: str = "", environment: dict[str, str] | None = None, **overrides: object
+) -> Config:
+    file = folder / "evaluator.yaml"
+    file.write_text(text)
+    return load_config(file, environment or {}, overrides)
+
+
+def test_the_command_line_comes_before_the_environment_before_the_file(tmp_path: Path) -> None:
+    text = "settle: 3s\nevery: 3m\nprefix: file\n"
+    environment = {"EVALUATOR_SETTLE": "2s", "EVALUATOR_EVERY": "2m"}
+
+    config = config_of(tmp_path, text, environment, settle="1s")
+
+    assert (config.settle, config.every) == (timedelta(seconds=1), timedelta(minutes=2))
+    assert (config.prefix, config.max_wait) == ("file", timedelta(hours=1))
+
+
+def test_the_environment_nests_and_reads_lists_numbers_and_null(tmp_path: Path) -> None:
+    environment = {
+        "EVALUATOR_JUDGE__BASE_URL": "http://127.0.0.1:1/v1",
+        "EVALUATOR_JUDGE__MAX_CONCURRENCY": "7",
+        "EVALUATOR_JUDGE__BUDGET__USD_PER_DAY": "null",
+        "EVALUATOR_PUBLISH": "[annotations]",
+        "EVALUATOR_COLLECT__TEE": "mlflow",
+        "EVALUATOR_PREFIX": "2026",
+    }
+
+    config = config_of(tmp_path, "judge: {model: openai/x, timeout: 5s}", environment)
+
+    assert (config.judge.model, config.judge.base_url) == ("openai/x", "http://127.0.0.1:1/v1")
+    assert (config.judge.max_concurrency, config.judge.budget.usd_per_day) == (7, None)
+    assert (config.publish, config.collect.tee, config.prefix) == (["annotations"], "mlflow", "2026")
+
+
+def test_relative_paths_start_from_the_files_folder_also_from_the_environment(tmp_path: Path) -> None:
+    environment = {
+        "EVALUATOR_MLFLOW__TRACKING_URI": "sqlite:///sub/mlflow.db",
+        "EVALUATOR_SPANS": "./else/spans",
+    }
+
+    config = config_of(tmp_path, "tables: ./traces", environment)
+
+    assert config.table_uri("otel_logs") == str(tmp_path / "traces" / "agent_otel_logs")
+    assert config.table_uri("otel_spans") == str(tmp_path / "else" / "spans")
+    assert config.tracking_uri == f"sqlite:///{tmp_path}/sub/mlflow.db"
+
+
+def test_uris_stay_as_they_are(tmp_path: Path) -> None:
+    config = config_of(
+        tmp_path, "tables: s3://bucket/traces/\nmlflow: {tracking_uri: 'http://127.0.0.1:5000'}"
+    )
+
+    assert config.table_uri("eval_ledger") == "s3://bucket/traces/agent_eval_ledger"
+    assert config.tracking_uri == "http://127.0.0.1:5000"
+
+
+def test_mlflows_own_names_count_below_ours(tmp_path: Path) -> None:
+    theirs = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000", "MLFLOW_EXPERIMENT_NAME": "theirs"}
+
+    config = config_of(
+        tmp_path, "mlflow: {experiment: file}", {**theirs, "EVALUATOR_MLFLOW__EXPERIMENT": "ours"}
+    )
+
+    assert (config.tracking_uri, config.mlflow.experiment) == ("http://127.0.0.1:5000", "ours")
+
+
+def test_every_mistake_is_told_at_once_with_its_line_and_the_nearest_name(tmp_path: Path) -> None:
+    text = (
+        "settel: 1s\njudge:\n  modle: x\n  timeout: 60\nevery: 15\npublish: [nowhere]\ntimezone: Mars/Base\n"
+    )
+
+    with pytest.raises(MistakesError) as raised:
+        config_of(tmp_path, text, {"EVALUATOR_HTTP__PORT": "many"})
+
+    lines = str(raised.value).splitlines()
+    assert len(lines) == 7
+    assert any(":1: " in line and 'did you mean "settle"?' in line for line in lines)
+    assert any(":3: " in line and 'did you mean "model"?' in line for line in lines)
+    assert any(":4: judge.timeout" in line and "not a duration" in line for line in lines)
+    assert any("EVALUATOR_HTTP__PORT" in line for line in lines)
+
+
+def test_what_this_version_does_not_serve_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    with pytest.raises(MistakesError, match="rescore_late: not served by this version"):
+        config_of(tmp_path, "rescore_late: true")
+
+
+def test_a_named_file_that_is_missing_is_an_error_and_the_default_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ConfigurationError, match="no such configuration file"):
+        load_config("nowhere.yaml", {})
+    assert load_config(None, {}).home == tmp_path
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("250ms", 0.25), ("60s", 60), ("1.5h", 5400), ("7d", 604800)])
+def test_durations_have_units(text: str, seconds: float) -> None:
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("value", ["60", 60, "-1s", "1y", "", None, "s"])
+def test_what_has_no_unit_is_no_duration(value: object) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        parse_duration(value)
+
+
+def test_sizes_have_units() -> None:
+    assert (parse_size("1GB"), parse_size("1.5 mb"), parse_size(10)) == (10**9, 1_500_000, 10)
