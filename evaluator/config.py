@@ -32,6 +32,11 @@ FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
 }
 """Environment names that people bring along from MLflow; ours come before them, and both before the file."""
 
+LONGEST = timedelta(days=36_500)
+
+TEXTS = (str, str | None, dict[str, str])
+"""Settings whose value from the environment is a text whatever it looks like: a token may be all digits."""
+
 _DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*$")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB)\s*$", re.IGNORECASE)
@@ -45,7 +50,10 @@ def parse_duration(value: object) -> timedelta:
     match = _DURATION.match(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"{value!r} is not a duration (write 60s, 15m, 1h or 7d)")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    seconds = float(match[1]) * _UNITS[match[2]]
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{value!r} is longer than {LONGEST.days:,} days")
+    return timedelta(seconds=seconds)
 
 
 def parse_size(value: object) -> int:
@@ -174,6 +182,21 @@ class Config(Settings):
     log: Literal["text", "json"] = "text"
     grace: Duration = timedelta(seconds=25)
 
+    @field_validator("storage_options", mode="before")
+    @classmethod
+    def _as_texts(cls, value: object) -> object:
+        """Stores take texts; `true` and numbers are what people write."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: str(item).lower()
+            if isinstance(item, bool)
+            else str(item)
+            if isinstance(item, int | float)
+            else item
+            for key, item in value.items()
+        }
+
     @field_validator("timezone")
     @classmethod
     def _known_timezone(cls, value: str) -> str:
@@ -293,7 +316,7 @@ def _environment_value(keys: tuple[str, ...], text: str) -> object:
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             model = annotation
-        elif annotation is str:
+        elif annotation in TEXTS:
             return text
     try:
         value = yaml.safe_load(text)

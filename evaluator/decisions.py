@@ -92,8 +92,8 @@ def result_row(
 ) -> Row:
     """What came of an attempt: scored, to be tried again, deferred, or finally unscored.
 
-    `attempts` counts those made before this one. What the budget or a pause held back is deferred: that
-    was no attempt, and is due at once.
+    `attempts` counts those made before this one. What a budget, a pause, a provider that is down or a
+    key that has to be mended held back is deferred: that was no attempt, and is due at once.
     """
     outcome, usage = scored.outcome, scored.usage
     common = Row(
@@ -130,7 +130,7 @@ def result_row(
                 passed=outcome.passed,
                 rationale=outcome.rationale,
             )
-        case Unscored(reason=Reason.BUDGET | Reason.PAUSED as reason, detail=detail):
+        case Unscored(reason=reason, detail=detail) if reason.held_back:
             return replace(
                 common,
                 state="deferred",
@@ -154,15 +154,24 @@ def result_row(
             assert_never(outcome)
 
 
+def without_spend(row: Row) -> Row:
+    """The row for a restatement: what the attempt took is told once, by the row of the attempt."""
+    return replace(
+        row, calls=None, input_tokens=None, output_tokens=None, cost_usd=None, latency_ms=None, model=None
+    )
+
+
 def replaced_row(old: Row, *, run_id: str) -> Row:
     """An open result of a version that is no longer in force."""
-    return replace(old, state="replaced", reason="version no longer in force", due=None, run_id=run_id)
+    return replace(
+        without_spend(old), state="replaced", reason="version no longer in force", due=None, run_id=run_id
+    )
 
 
 def gone_row(old: Row, *, run_id: str) -> Row:
     """An open result whose trace is no longer in the spans table: nobody can judge it any more."""
     return replace(
-        old,
+        without_spend(old),
         state="unscored",
         reason=Reason.NOT_APPLICABLE.value,
         error=GONE,

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, Protocol
 
+from evaluator.errors import TableError
+
 log = logging.getLogger(__name__)
 
 LIFETIME = timedelta(seconds=30)
@@ -69,7 +71,7 @@ class Lease:
                     renewal.cancel()
                     with suppress(asyncio.CancelledError):
                         await renewal
-                    await asyncio.to_thread(self._release)
+                    await self._release()
             finally:
                 path.unlink(missing_ok=True)
 
@@ -93,13 +95,21 @@ class Lease:
         return None if taken else "a worker that has just begun"
 
     async def _renew(self) -> None:
+        """Renew until it ends. A store that is out of reach is tried again while the lease lasts."""
+        held_until = self._clock() + LIFETIME
         while True:
             await asyncio.sleep(RENEWED_EVERY.total_seconds())
-            if await asyncio.to_thread(self._still_mine):
-                continue
-            self.lost = True
-            log.warning("another worker took over: stopping after what is being judged")
-            return
+            try:
+                mine = await asyncio.to_thread(self._still_mine)
+            except TableError as error:
+                log.warning("the lease could not be renewed", extra={"cause": str(error)})
+                mine = self._clock() < held_until
+            else:
+                held_until = self._clock() + LIFETIME
+            if not mine:
+                self.lost = True
+                log.warning("the lease is lost: stopping after what is being judged")
+                return
 
     def _still_mine(self) -> bool:
         book = self._open_book()
@@ -108,7 +118,14 @@ class Lease:
             f"lease/{self._scope}", self._encoded(self._clock() + LIFETIME)
         )
 
-    def _release(self) -> None:
+    async def _release(self) -> None:
+        """Give the lease back; what cannot be told to the ledger ends by itself."""
+        try:
+            await asyncio.to_thread(self._give_back)
+        except TableError as error:
+            log.warning("the lease could not be given back: it ends by itself", extra={"cause": str(error)})
+
+    def _give_back(self) -> None:
         book = self._open_book()
         _, holder = self._decoded(book.lease(self._scope))
         if holder == self._holder:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 import orjson
 
 from evaluator.errors import ConfigurationError
+from evaluator.ports import LedgerPort
 from evaluator.scorers.scorer import Scorer
 from evaluator.tables.ledger import FENCE_KEY, PAUSE_NOTE, SCORER_NOTE, note
 from evaluator.tables.rows import Row, Unit
@@ -32,6 +33,14 @@ def paused(notes: Mapping[str, Row]) -> set[str]:
 def pause_units(names: Iterable[str], *, on: bool) -> list[Unit]:
     """The commit that pauses or resumes judges."""
     return [[note(f"{PAUSE_NOTE}{name}", state="done", value="true" if on else "false")] for name in names]
+
+
+def note_scorers(ledger: LedgerPort, scorers: Iterable[Scorer]) -> None:
+    """Remember the definitions of scorer versions that the ledger has not seen. Raises TableError."""
+    book = ledger.open()
+    units = scorer_units(scorers, book.notes())
+    if units:
+        book.commit(units)
 
 
 def scorer_units(scorers: Iterable[Scorer], notes: Mapping[str, Row]) -> list[Unit]:

@@ -60,6 +60,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def midnight(moment: datetime) -> datetime:
+    """The beginning of a moment's UTC day."""
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """The tables of one configuration."""
@@ -100,6 +105,10 @@ class Scorers:
     models: Sequence[Model]
     processes: Mapping[str, ScorerProcess]
     budget: Budget
+
+    @property
+    def scorers(self) -> list[Scorer]:
+        return [entry.scorer for entry in self.entries]
 
     def active(self, paused: Collection[str] = ()) -> list[Active]:
         """The scorers as a tick takes them; a paused judge defers its work."""
@@ -147,7 +156,7 @@ class _Builder:
         self._prompts: Prompts | None = None
         self._models: dict[str, Model] = {}
         self._processes: dict[str, ScorerProcess] = {}
-        usd, tokens = book.spent_since(clock().replace(hour=0, minute=0, second=0, microsecond=0))
+        usd, tokens = book.spent_since(midnight(clock()))
         self._budget = Budget(config.judge.budget, spent_usd=usd, spent_tokens=tokens, now=clock)
 
     def build(self, definitions: Iterable[Definition]) -> Scorers:

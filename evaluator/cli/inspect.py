@@ -13,6 +13,8 @@ from evaluator.cli.show import cell, percent, print_json, print_table, say
 from evaluator.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pyarrow as pa
 
     from evaluator.commands.status import Status
@@ -255,7 +257,7 @@ def sql(
 def _print_rows(rows: "pa.Table", form: Format) -> None:
     match form:
         case Format.TABLE:
-            print_table(rows.column_names, (row.values() for row in rows.to_pylist()))
+            print_table(rows.column_names, _cells(rows))
         case Format.JSON:
             print_json(rows.to_pylist())
         case Format.CSV:
@@ -263,7 +265,7 @@ def _print_rows(rows: "pa.Table", form: Format) -> None:
 
             writer = csv.writer(sys.stdout)
             writer.writerow(rows.column_names)
-            writer.writerows([_csv(value) for value in row.values()] for row in rows.to_pylist())
+            writer.writerows([_csv(value) for value in row] for row in _cells(rows))
         case Format.PARQUET:
             import pyarrow.parquet as pq
 
@@ -272,6 +274,11 @@ def _print_rows(rows: "pa.Table", form: Format) -> None:
                     "--format parquet is bytes: send it to a file (evaluator sql … > rows.parquet)"
                 )
             pq.write_table(rows, sys.stdout.buffer)
+
+
+def _cells(rows: "pa.Table") -> "Iterable[tuple[Any, ...]]":
+    """Rows as tuples: two columns may have the same name."""
+    return zip(*(column.to_pylist() for column in rows.columns), strict=True)
 
 
 def _csv(value: Any) -> Any:

@@ -9,7 +9,7 @@ import typer
 
 from evaluator.cli.options import ConfigFile, loaded
 from evaluator.cli.show import print_table, say
-from evaluator.errors import MistakesError, SinkError
+from evaluator.errors import ConfigurationError, MistakesError, SinkError
 
 if TYPE_CHECKING:
     from evaluator.config import Config
@@ -44,10 +44,13 @@ def init(
 
         named = os.environ.get(CONFIG_VARIABLE)
         file = Path(named) if named and folder is None else (folder or Path()) / DEFAULT_FILE
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        file.write_text(shipped_file("evaluator.yaml").read_text())
-        print(f"{file} written")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            file.write_text(shipped_file("evaluator.yaml").read_text())
+            print(f"{file} written")
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be written: {error.strerror or error}") from error
     settings = loaded(file)
     guidelines = settings.path(settings.guidelines)
     if not guidelines.exists():
@@ -86,7 +89,7 @@ def check(
     from evaluator.commands.check import check_configuration
 
     settings = loaded(config)
-    mistakes, warnings = check_configuration(settings)
+    mistakes, warnings = check_configuration(settings, _file(config))
     say(*(str(warning) for warning in warnings))
     if mistakes:
         raise MistakesError(mistakes)
@@ -101,6 +104,15 @@ def check(
 
     names = [definition.name for definition in configured_guidelines(settings).definitions]
     print(f"{len(names)} judges and scorers, no mistakes: {', '.join(names)}")
+
+
+def _file(named: Path | None) -> Path:
+    """The configuration's file: the one that was named, or the usual one."""
+    import os
+
+    from evaluator.config import CONFIG_VARIABLE, DEFAULT_FILE
+
+    return named or Path(os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE)
 
 
 async def _connect(settings: "Config") -> int:

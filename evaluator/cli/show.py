@@ -1,9 +1,11 @@
 """How results look on a terminal: tables on stdout, what is to be said beside them on stderr."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from evaluator.sinks.sink import Behind
@@ -18,7 +20,7 @@ def say(*sentences: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON value on stdout; times as ISO texts."""
-    print(json.dumps(value, default=_plain, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    print(json.dumps(_jsonable(value), indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
@@ -48,7 +50,7 @@ def cell(value: Any) -> str:
         case datetime():
             return f"{value:%Y-%m-%d %H:%M:%S}"
         case dict() | list() | tuple():
-            return json.dumps(value, default=_plain, ensure_ascii=False)
+            return json.dumps(_jsonable(value), ensure_ascii=False)
         case _:
             return str(value)
 
@@ -103,11 +105,24 @@ def say_notes(summary: Summary, behind: Sequence[Behind]) -> None:
     say(*(f"{one.sink} is behind at {one.cursor}: {one.detail}" for one in behind))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)
+def _jsonable(value: Any) -> Any:
+    """The same in JSON's own types: times as ISO texts, whole decimals as integers, what is no number as null."""
+    match value:
+        case Mapping():
+            return {str(key): _jsonable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_jsonable(item) for item in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case None | bool() | int() | str():
+            return value
+        case bytes():
+            return value.hex()
+        case date() | time():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)

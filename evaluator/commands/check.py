@@ -6,7 +6,9 @@ from pathlib import Path
 from evaluator.config import DEFAULT_FILE, Config, RedactionPattern
 from evaluator.errors import ConfigurationError, Mistake, MistakesError
 from evaluator.guidelines.files import configured_guidelines, guideline_paths, shown_path
+from evaluator.models.build import check_model
 from evaluator.redaction import compile_pattern
+from evaluator.schedule import trigger_of
 from evaluator.yamlfile import Keys, YamlFile, load_yaml
 
 
@@ -49,6 +51,14 @@ def _setting_mistakes(config: Config) -> Iterator[tuple[Keys, str]]:
                     ("redact", str(index), "pattern"),
                     f"redact.{index}.pattern: RE2 does not take it: {error}",
                 )
+    try:
+        trigger_of(config)
+    except ConfigurationError as error:
+        yield ("cron",), str(error)
+    try:
+        check_model(config.judge.model, config.judge)
+    except ConfigurationError as error:
+        yield ("judge", "model"), f"judge: {error}"
     if config.prompts is not None:
         yield from ((("prompts",), message) for message in _prompt_mistakes(config.path(config.prompts)))
 

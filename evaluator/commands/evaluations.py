@@ -13,7 +13,7 @@ from evaluator.config import Config, nearest
 from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.expressions import ConditionError
 from evaluator.errors import ConfigurationError, SinkError
-from evaluator.notes import paused, scorer_units
+from evaluator.notes import note_scorers, paused
 from evaluator.offline import Evaluation, EvaluationParts, Range, evaluate, pending_work
 from evaluator.publish import publish
 from evaluator.scorers.judge import Judge
@@ -67,7 +67,7 @@ async def run_offline(config: Config, request: OfflineRequest) -> Offline:
     scorers, parts = await asyncio.to_thread(_parts, config, tables, request)
     try:
         if request.write:
-            await asyncio.to_thread(_note_scorers, tables, scorers)
+            await asyncio.to_thread(note_scorers, tables.ledger, scorers.scorers)
         within = Range(start=request.start, end=request.end, limit=request.limit)
         evaluation = await evaluate(parts, within, run_id)
     finally:
@@ -153,7 +153,7 @@ class Estimate:
 async def estimate(config: Config, request: OfflineRequest) -> Estimate:
     """What an evaluation would score, and about what it would cost; nothing is called and nothing written."""
     tables = build_tables(config)
-    scorers, parts = await asyncio.to_thread(_parts, config, tables, request)
+    scorers, parts = await asyncio.to_thread(_parts, config, tables, request, keys_needed=False)
     told = {
         entry.scorer.name: ScorerEstimate(name=entry.scorer.name, version=entry.scorer.version, records=0)
         for entry in scorers.entries
@@ -184,7 +184,9 @@ async def estimate(config: Config, request: OfflineRequest) -> Estimate:
     return total
 
 
-def _parts(config: Config, tables: Tables, request: OfflineRequest) -> tuple[Scorers, EvaluationParts]:
+def _parts(
+    config: Config, tables: Tables, request: OfflineRequest, *, keys_needed: bool = True
+) -> tuple[Scorers, EvaluationParts]:
     """The scorers that are asked for, and what an evaluation works with. Raises ConfigurationError."""
     settings = config
     if request.guidelines is not None:
@@ -199,7 +201,7 @@ def _parts(config: Config, tables: Tables, request: OfflineRequest) -> tuple[Sco
     wanted = [one for one in definitions if not request.judges or one.name in request.judges]
     definitions = tuple(_narrowed(definition, request) for definition in wanted)
     book = tables.ledger.open()
-    scorers = build_scorers(settings, definitions, book)
+    scorers = build_scorers(settings, definitions, book, keys_needed=keys_needed)
     parts = EvaluationParts(
         spans=tables.spans,
         ledger=tables.ledger,
@@ -221,15 +223,9 @@ def _narrowed(definition: Any, request: OfflineRequest) -> Any:
             parse_condition(request.condition, TRACES)
         except ConditionError as error:
             raise ConfigurationError(f"--filter: {error}") from error
-        own = f"({definition.filter}) AND " if definition.filter else ""
-        changes["filter"] = f"{own}({request.condition})"
+        # Each on lines of its own: a comment at the end of one must not swallow the other.
+        own = f"({definition.filter}\n) AND " if definition.filter else ""
+        changes["filter"] = f"{own}({request.condition}\n)"
     if request.sample_rate is not None:
         changes["sample_rate"] = request.sample_rate
     return replace(definition, **changes)
-
-
-def _note_scorers(tables: Tables, scorers: Scorers) -> None:
-    book = tables.ledger.open()
-    units = scorer_units([entry.scorer for entry in scorers.entries], book.notes())
-    if units:
-        book.commit(units)

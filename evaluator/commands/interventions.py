@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from evaluator.config import Config, nearest
+from evaluator.decisions import without_spend
 from evaluator.errors import ConfigurationError
 from evaluator.notes import EVERY_JUDGE, pause_units, paused
 from evaluator.portions import portions
@@ -28,7 +29,7 @@ def retry_unscored(config: Config, since: datetime | None, judge: str | None) ->
     ]
     count = 0
     for rows in portions(given_up, ROWS_A_COMMIT):
-        units = [[replace(row, due=now, attempts=0)] for row in rows]
+        units = [[replace(without_spend(row), due=now, attempts=0)] for row in rows]
         count += len(book.commit(units))
     return count
 

@@ -44,10 +44,8 @@ select name, version,
     max("at") as last_at
 from result group by all order by name, last_at desc
 """
-_SPEND = """
-select coalesce(sum(cost_usd), 0) as usd, coalesce(sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)), 0) as tokens,
-    count(*) filter (where calls > 0 and cost_usd is null) as cost_unknown
-from ledger where scorer is not null and "at" >= ?
+_UNKNOWN = """
+select count(*) as cost_unknown from ledger where calls > 0 and cost_usd is null and "at" >= ?
 """
 _RUNS = """
 select run_id, scope, max("at") as "at", count(*) filter (where scorer is null) as traces,
@@ -70,10 +68,13 @@ async def status(
     snapshot, book = spans.open(), ledger.open()
     cursor = book.cursor(snapshot.table_id)
     today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    [spend] = views.query(_SPEND, [today]).to_pylist()
+    usd, tokens = book.spent_since(today)
+    [unknown] = views.query(_UNKNOWN, [today]).to_pylist()
     notes = []
     if cursor is None:
         notes.append("no tick has run yet")
+    if book.floor is not None:
+        notes.append(f"traces that ended before {book.floor:%Y-%m-%d %H:%M}Z are out of scope (`start`)")
     return Status(
         cursor=cursor,
         spans_version=snapshot.version,
@@ -83,7 +84,7 @@ async def status(
         backlog=_backlog(book.open_rows(), now),
         paused=sorted(paused),
         scorers=views.query(_SCORERS).to_pylist(),
-        spend={**spend, **budget},
+        spend={"usd": usd, "tokens": tokens, **unknown, **budget},
         sinks=[await _sink(sink, book.seq) for sink in sinks()],
         last_runs=views.query(_RUNS).to_pylist(),
         notes=notes,

@@ -54,6 +54,12 @@ class Budget:
         self.reserved_usd = 0.0
         self.reserved_tokens = 0
 
+    def seed(self, usd: float, tokens: int) -> None:
+        """What today has taken, as the ledger tells it: other processes spend too. Never less than is known here."""
+        self._today()
+        self.spent_usd = max(self.spent_usd, usd)
+        self.spent_tokens = max(self.spent_tokens, tokens)
+
     @asynccontextmanager
     async def reserve(self, tokens: int, usd: float) -> AsyncIterator[Reservation]:
         """Room for one call. Raises ModelFailure(BUDGET) when the day has none left for it."""

@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 from evaluator.config import JudgeSettings
 from evaluator.errors import ConfigurationError
 from evaluator.models import local
+from evaluator.models.address import OPENAI, Address, azure_address, databricks_address, openai_address
 from evaluator.models.budget import Budget
 from evaluator.models.client import OUTPUT_CAP, Model
 from evaluator.models.endpoint import Endpoint
 from evaluator.models.limiter import Limiter
 from evaluator.models.litellm import LiteLLMEndpoint
 from evaluator.models.local import LOCAL_MODEL, LocalEndpoint
-from evaluator.models.openai import OPENAI, OpenAIEndpoint
+from evaluator.models.openai import OpenAIEndpoint
 from evaluator.models.parameters import Dialect
 from evaluator.models.prices import Prices, provider_of
 
@@ -61,6 +62,11 @@ def canonical(name: str) -> str:
             raise ConfigurationError(f'model "{name}": the embedded model is {LOCAL_MODEL}')
         return LOCAL_MODEL
     return model
+
+
+def check_model(name: str, settings: JudgeSettings, environment: Mapping[str, str] | None = None) -> None:
+    """Raises ConfigurationError for a name or an address that cannot be one; nothing is asked or imported."""
+    _own_address(canonical(name), settings, os.environ if environment is None else environment)
 
 
 def missing_key(
@@ -123,17 +129,34 @@ def _characters(window: int) -> int:
 
 def _endpoint(model: str, settings: JudgeSettings, environment: Mapping[str, str]) -> Endpoint:
     provider, _, served = model.partition("/")
-    address = _own_address(model, settings, environment)
-    if provider != "openai":
-        return LiteLLMEndpoint(model, base_url=address)
-    return OpenAIEndpoint(
-        model,
-        served=served,
-        base_url=address or OPENAI,
-        key=environment.get("OPENAI_API_KEY"),
-        # OpenAI's reasoning models know only the newer name; all of its others know both.
-        dialect=Dialect({"max_tokens": "max_completion_tokens"} if address is None else {}),
-    )
+    base_url = _own_address(model, settings, environment)
+    if provider == "openai":
+        return OpenAIEndpoint(
+            model,
+            address=openai_address(served, base_url or OPENAI, environment.get("OPENAI_API_KEY")),
+            # OpenAI's reasoning models know only the newer name; all of its others know both.
+            dialect=Dialect({"max_tokens": "max_completion_tokens"} if base_url is None else {}),
+        )
+    address = _workspace_address(provider, served, base_url, environment)
+    return OpenAIEndpoint(model, address=address) if address else LiteLLMEndpoint(model, base_url=base_url)
+
+
+def _workspace_address(
+    provider: str, served: str, base_url: str | None, environment: Mapping[str, str]
+) -> Address | None:
+    """Where an Azure or Databricks model answers, if its address and a key of it are known.
+
+    Other ways in (identities, profiles, OAuth) are litellm's.
+    """
+    if provider == "azure":
+        host, key = base_url or environment.get("AZURE_API_BASE"), environment.get("AZURE_API_KEY")
+        version = environment.get("AZURE_API_VERSION")
+        return azure_address(served, host, key, version) if host and key else None
+    if provider == "databricks":
+        host = base_url or environment.get("DATABRICKS_HOST") or environment.get("DATABRICKS_API_BASE")
+        key = environment.get("DATABRICKS_TOKEN") or environment.get("DATABRICKS_API_KEY")
+        return databricks_address(served, host, key) if host and key else None
+    return None
 
 
 def _own_address(model: str, settings: JudgeSettings, environment: Mapping[str, str]) -> str | None:

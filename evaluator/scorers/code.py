@@ -13,9 +13,10 @@ from evaluator.guidelines.definitions import PythonDefinition
 from evaluator.scorers.process import ScorerFailure, ScorerProcess
 from evaluator.scorers.scorer import fingerprint
 from evaluator.scorers.source import find_module
-from evaluator.scorers.verdict import not_applicable, unscored, verdict
+from evaluator.scorers.verdict import not_applicable, storable, unscored, verdict
 from evaluator.traces.trace import Step, Trace
 
+LARGEST = 2**63
 PATIENCE = 3
 """After so many records in a row that took too long, the rest of a chunk is left for a later attempt."""
 _PASSED = {"yes": True, "pass": True, "true": True, "no": False, "fail": False, "false": False}
@@ -76,12 +77,16 @@ class CodeScorer:
         except ScorerFailure as failure:
             return unscored(failure.reason, failure.detail)
         value = reply["value"]
-        rationale = reply["rationale"] or f"{self._function} returned {value!r}"
+        rationale = storable(reply["rationale"] or f"{self._function} returned {value!r}")
         if value is None:
             return not_applicable(f"{self._function} returned None")
         passed = value if isinstance(value, bool) else _PASSED.get(str(value).strip().lower())
         if passed is not None:
             return verdict(passed, rationale)
+        if isinstance(value, str):
+            return Scored(outcome=Feedback(value=storable(value), passed=None, rationale=rationale))
+        if isinstance(value, int) and abs(value) >= LARGEST:
+            return unscored(Reason.SCORER_FAILED, f"{self._function} returned a number that no table can hold")
         return Scored(outcome=Feedback(value=value, passed=None, rationale=rationale))
 
 

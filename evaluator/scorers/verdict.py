@@ -1,9 +1,19 @@
 """The results of scorers that are code."""
 
+import re
+
 from evaluator.feedback import Feedback, Reason, Scored, Unscored
 
 SHOWN = 80
 """How many characters of a value a rationale shows."""
+
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """The text with U+FFFD for what no table can hold: NUL, and halves of surrogate pairs."""
+    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def verdict(passed: bool, rationale: str) -> Scored:

@@ -35,11 +35,16 @@ class AnnotationsSink:
         await asyncio.to_thread(self._append, assessments, upto)
 
     def _append(self, assessments: Sequence[Assessment], upto: int) -> None:
+        while not self._appended(assessments, upto):
+            pass  # another publisher moved the cursor: look where it is now
+
+    def _appended(self, assessments: Sequence[Assessment], upto: int) -> bool:
+        """Append what the table does not have yet; False when another publisher came between."""
         try:
             snapshot = self._store.open()
             cursor = snapshot.transaction(self._ledger_id) or 0
             if upto <= cursor:
-                return
+                return True
             if not pa.types.is_string(snapshot.schema.field("value").type):
                 raise SinkError(
                     f"{self._store.uri}: its `value` column is not text, and this Delta library cannot append "
@@ -50,11 +55,12 @@ class AnnotationsSink:
                 [name for name in ANNOTATIONS.names if name in snapshot.schema.names]
             )
             snapshot.append(rows, {self._ledger_id: upto})
-        except CommitConflict:  # another publisher moved the cursor: look where it is now
-            self._append(assessments, upto)
+        except CommitConflict:
+            return False
         except TableError as error:
             raise SinkError(str(error)) from error
         except KeyError as error:
             raise SinkError(
                 f"{self._store.uri}: this is not an annotations table (it has no column {error})"
             ) from error
+        return True

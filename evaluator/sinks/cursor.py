@@ -47,9 +47,12 @@ class LedgerCursorSink:
         if assessments or self._publisher.due():
             await self._publisher.publish(assessments)
         book = await self._book()
-        while upto > book.sink_cursor(self.name):
-            if await asyncio.to_thread(book.mark, f"sink/{self.name}", upto):
-                return
+        try:
+            while upto > book.sink_cursor(self.name):
+                if await asyncio.to_thread(book.mark, f"sink/{self.name}", upto):
+                    return
+        except TableError as error:
+            raise SinkError(str(error)) from error
 
     async def _book(self) -> CursorBook:
         try:

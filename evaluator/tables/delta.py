@@ -212,6 +212,8 @@ class Snapshot:
                 )
                 self._table.update_incremental()
         except CommitFailedError as error:
+            if self.store.open().version == self.version:  # nobody came between: the table does not take it
+                raise TableError(f"{self.store.uri}: cannot be appended to: {_cause(error)}") from error
             raise CommitConflict(_cause(error)) from error
         except (DeltaError, OSError, ValueError) as error:
             raise TableError(f"{self.store.uri}: cannot be written: {_cause(error)}") from error

@@ -10,32 +10,20 @@ from zoneinfo import ZoneInfo
 
 from aiohttp import web
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.base import BaseTrigger
-from apscheduler.triggers.cron import CronTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from evaluator.access import allowed, check_binding
 from evaluator.config import Config
-from evaluator.errors import ConfigurationError, EvaluatorError
+from evaluator.errors import EvaluatorError
+from evaluator.schedule import trigger_of
 from evaluator.wiring import Tables, utc_now
 from evaluator.worker.metrics import Metrics
-from evaluator.worker.turns import Worker
+from evaluator.worker.turns import Turn, Worker
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MAX_BODY = 64 * 2**20
 OPEN_PATHS = ("/healthz", "/readyz")
-
-
-def trigger_of(config: Config) -> BaseTrigger:
-    """When ticks are due. Raises ConfigurationError for a cron line that is none."""
-    if config.cron is None:
-        return IntervalTrigger(seconds=config.every.total_seconds(), timezone=ZoneInfo("UTC"))
-    try:
-        return CronTrigger.from_crontab(config.cron, timezone=ZoneInfo(config.timezone))
-    except ValueError as error:
-        raise ConfigurationError(f'cron: "{config.cron}" is not a crontab line: {error}') from error
 
 
 class Service:
@@ -78,7 +66,7 @@ class Service:
         try:
             await self._worker.prepare()
             await runner.setup()
-            await web.TCPSite(runner, host, port).start()
+            await _listen(runner, host, port)
             started(f"http://{_shown(host)}:{runner.addresses[0][1]}")
             scheduler.add_job(
                 self._turn,
@@ -93,8 +81,10 @@ class Service:
             log.info("stopping: the tick is finished or left where it is safe")
         finally:
             if scheduler.running:
-                scheduler.shutdown(wait=False)
+                scheduler.pause()
             await self._end()
+            if scheduler.running:
+                scheduler.shutdown(wait=False)
             await runner.cleanup()
 
     async def _turn(self) -> None:
@@ -112,7 +102,7 @@ class Service:
             self._problem = "the tick failed unexpectedly (see the log)"
             log.exception("the tick failed unexpectedly; the next one tries again")
             return
-        self._last_good, self._problem = self._clock(), None
+        self._last_good, self._problem = self._clock(), _model_problem(turn)
         self._metrics.ticked(
             turn,
             at=self._last_good.timestamp(),
@@ -190,6 +180,24 @@ class Service:
         return web.Response(
             body=self._metrics.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+
+def _model_problem(turn: Turn) -> str | None:
+    """Why the worker is not ready although the turn ended well: no model answered it."""
+    try:
+        turn.check_models()
+    except EvaluatorError as error:
+        return str(error)
+    return None
+
+
+async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        raise EvaluatorError(
+            f"run: cannot listen on {host}:{port}: {error.strerror or error} (--port picks another)"
+        ) from error
 
 
 def _shown(host: str) -> str:

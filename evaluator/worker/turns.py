@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from time import monotonic
 from uuid import uuid4
 
 from evaluator.config import Config
-from evaluator.errors import EvaluatorError
+from evaluator.errors import ConfigurationError
 from evaluator.lease import Held
-from evaluator.notes import paused, scorer_units
+from evaluator.notes import note_scorers, paused
 from evaluator.publish import publish
+from evaluator.scorers.source import find_module
 from evaluator.sinks.sink import Behind
 from evaluator.summary import Summary
 from evaluator.tick import Parts, has_work, tick
@@ -24,6 +26,7 @@ from evaluator.wiring import (
     build_scorers,
     build_sinks,
     definitions_of,
+    midnight,
     start_of,
     utc_now,
 )
@@ -71,7 +74,7 @@ class Worker:
             if await asyncio.to_thread(has_work, parts):
                 try:
                     await stack.enter_async_context(lease.held(wait=wait))
-                    await asyncio.to_thread(self._note_scorers, scorers)
+                    await asyncio.to_thread(note_scorers, self._tables.ledger, scorers.scorers)
                     summary = await tick(parts, run_id)
                 except Held as held:
                     held_by = str(held)
@@ -94,12 +97,13 @@ class Worker:
 
     async def _current_scorers(self) -> Scorers:
         """The scorers of the guideline files as they are now; a broken edit keeps the last good ones."""
-        edits = await asyncio.to_thread(edits_of, self._config)
-        if self._scorers is not None and edits == self._edits:
+        files = await asyncio.to_thread(guideline_files, self._config)
+        if self._scorers is not None and (stamps(files), stamps(self._modules())) == self._edits:
             return self._scorers
+        read = stamps(files)
         try:
             fresh = await asyncio.to_thread(self._build)
-        except EvaluatorError as error:
+        except ConfigurationError as error:
             if self._scorers is None:
                 raise
             self.broken_edit = str(error)
@@ -112,15 +116,23 @@ class Worker:
                 await self._scorers.close()
                 log.info("the guidelines were read anew", extra={"scorers": len(fresh.entries)})
             self._scorers, self.broken_edit = fresh, None
-        self._edits = edits
+        self._edits = (read, stamps(self._modules()))
         return self._scorers
+
+    def _modules(self) -> list[Path]:
+        """The files of the modules that `python` scorers come from."""
+        known = self._scorers.processes if self._scorers is not None else {}
+        found = [find_module(module, self._config.home) for module in known]
+        return [file for file in found if file is not None]
 
     def _build(self) -> Scorers:
         definitions = definitions_of(self._config)
         return build_scorers(self._config, definitions, self._tables.ledger.open(), self._clock)
 
     def _parts(self, scorers: Scorers, stopping: Callable[[], bool]) -> Parts:
-        notes = self._tables.ledger.open().notes()
+        book = self._tables.ledger.open()
+        notes = book.notes()
+        scorers.budget.seed(*book.spent_since(midnight(self._clock())))
         return Parts(
             spans=self._tables.spans,
             ledger=self._tables.ledger,
@@ -135,24 +147,20 @@ class Worker:
     def _cursor(self) -> int | None:
         return self._tables.ledger.open().cursor(self._tables.spans.open().table_id)
 
-    def _note_scorers(self, scorers: Scorers) -> None:
-        book = self._tables.ledger.open()
-        units = scorer_units([entry.scorer for entry in scorers.entries], book.notes())
-        if units:
-            book.commit(units)
 
-
-def edits_of(config: Config) -> tuple[tuple[str, int, int], ...]:
-    """What tells whether a guideline, a prompt or a scorer's module was edited: names, times, sizes."""
+def guideline_files(config: Config) -> list[Path]:
+    """The files that judges and scorers are declared in, and their prompts."""
     folders = [config.path(config.guidelines)] + ([config.path(config.prompts)] if config.prompts else [])
-    files = [
+    return [
         file
         for folder in folders
         for file in ([folder] if folder.is_file() else sorted(folder.rglob("*")))
         if file.is_file()
     ]
-    if config.python_modules:
-        files += sorted(config.home.rglob("*.py"))
+
+
+def stamps(files: Iterable[Path]) -> tuple[tuple[str, int, int], ...]:
+    """What tells whether a file was edited: its name, its time, its size."""
     found = []
     for file in files:
         try:

@@ -245,3 +245,18 @@ async def test_a_version_changes_with_the_modules_source_and_with_nothing_else(
     renamed = PythonDefinition(name="b", python="mine:judge", filter="true", sample_rate=0.1)
     scorer(source)
     assert CodeScorer(renamed, ScorerProcess("mine", tmp_path), tmp_path).version == code.version
+
+
+async def test_what_no_table_can_hold_does_not_reach_one(scorer: Build) -> None:
+    code = scorer(
+        """
+        def judge(inputs):
+            return {"surrogate": "a\\ud800b\\x00", "integer": 2**70}[inputs]
+        """
+    )
+
+    text, integer = await outcomes(code, a_record(request="surrogate"), a_record(request="integer"))
+
+    assert isinstance(text, Feedback)
+    assert text.value == "a\ufffdb\ufffd"
+    assert integer == failed("judge returned a number that no table can hold")

@@ -383,6 +383,30 @@ def test_run_ticks_reloads_edits_keeps_the_last_good_ones_and_stops_on_sigterm(t
     assert "Traceback" not in err
 
 
+def test_sigterm_lets_what_is_being_judged_end_within_grace(tmp_path: Path) -> None:
+    with StubProvider(latency=2.0) as slow:
+        project = judged(tmp_path, slow, every="1h")
+        project.append(answer("a"))
+        worker = project.start("run", "--port", "0")
+        _until(lambda: bool(slow.requests))
+        worker.send_signal(signal.SIGTERM)
+        _, err = worker.communicate(timeout=30)
+
+        assert worker.returncode == 0
+        assert "Traceback" not in err
+        assert len(project.sql("select * from ledger where state = 'scored'")) == 2
+
+
+def test_a_port_that_is_taken_is_told_in_words(tmp_path: Path, stub: StubProvider) -> None:
+    project = Project.create(tmp_path)
+
+    ran = project.run("run", "--port", stub.base_url.split(":")[2].split("/")[0])
+
+    assert ran.code == 1
+    assert "--port picks another" in ran.err
+    assert "Traceback" not in ran.err
+
+
 def test_run_beyond_loopback_wants_a_token(tmp_path: Path) -> None:
     project = Project.create(tmp_path)
 

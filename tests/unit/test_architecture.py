@@ -24,6 +24,7 @@ FLOORS = [
     ("tables", "dataset"),
     ("traces.assembly", "traces.tree", "traces.columns"),
     ("models", "guidelines.definitions"),
+    ("schedule",),
     ("config", "resources"),
     ("access", "summary", "lease", "yamlfile", "redaction", "telemetry"),
     ("traces", "feedback", "quality", "portions"),

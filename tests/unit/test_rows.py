@@ -1,0 +1,99 @@
+"""The rule by which a plan yields, as laws over all plans and all that others may have committed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluator.tables.rows import FINAL, UNDATED, Key, Row, State, Unit, latest, partition_day, rebase
+
+STATES = list(get_args(State))
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def a_row(state: State, target: str = "a", scorer: str | None = None) -> Row:
+    return Row(
+        day=UNDATED,
+        scope="live",
+        target_type="TRACE",
+        target_id=target,
+        scorer=scorer,
+        version=scorer and "v1",
+        state=state,
+    )
+
+
+states = st.sampled_from(STATES)
+rows = st.builds(a_row, states, st.sampled_from("abc"), st.sampled_from([None, "x", "y"]))
+units: st.SearchStrategy[list[Unit]] = st.lists(st.lists(rows, min_size=1, max_size=4), max_size=5)
+tails = st.dictionaries(
+    st.builds(lambda row: row.key, rows), st.lists(states, min_size=1, max_size=3), max_size=6
+)
+
+
+@given(units, tails)
+def test_nothing_final_comes_twice_and_a_plan_holds_one_row_a_key(
+    plan: list[Unit], tail: dict[Key, Sequence[State]]
+) -> None:
+    kept = rebase(plan, tail)
+
+    assert len({row.key for row in kept}) == len(kept)
+    for row in kept:
+        since = tail.get(row.key, ())
+        assert not (row.state in FINAL and any(state in FINAL for state in since))
+        assert not (row.state not in FINAL and since)
+
+
+@given(units)
+def test_with_nothing_since_every_key_of_the_plan_is_kept(plan: list[Unit]) -> None:
+    assert {row.key for row in rebase(plan, {})} == {row.key for unit in plan for row in unit}
+
+
+@given(units, tails)
+def test_what_is_kept_comes_from_units_whose_head_did_not_yield(
+    plan: list[Unit], tail: dict[Key, Sequence[State]]
+) -> None:
+    fallen = [
+        unit
+        for unit in plan
+        if unit[0].state in ("done", "replaced")
+        and any(state in FINAL for state in tail.get(unit[0].key, ()))
+    ]
+    standing = [row for unit in plan if unit not in fallen for row in unit]
+
+    assert all(row in standing for row in rebase(plan, tail))
+
+
+def test_a_whole_unit_yields_with_its_first_row() -> None:
+    unit = [a_row("done"), a_row("scored", scorer="x")]
+
+    assert rebase([unit], {unit[0].key: ["done"]}) == []
+
+
+def test_a_result_that_another_scored_falls_out_of_a_unit_that_stands() -> None:
+    unit = [a_row("done"), a_row("scored", scorer="x"), a_row("scored", scorer="y")]
+
+    assert rebase([unit], {unit[1].key: ["scored"]}) == [unit[0], unit[2]]
+
+
+@given(
+    st.permutations(
+        [
+            replace(a_row("waiting"), seq=1),
+            replace(a_row("done"), seq=2),
+            replace(a_row("scored", scorer="x"), seq=2),
+        ]
+    )
+)
+def test_the_state_of_a_key_is_its_row_with_the_highest_seq(history: list[Row]) -> None:
+    assert {key.scorer: row.state for key, row in latest(history).items()} == {None: "done", "x": "scored"}
+
+
+def test_hostile_times_share_one_partition() -> None:
+    assert partition_day(NOON, NOON) == NOON.date()
+    assert partition_day(None, NOON) == UNDATED
+    assert partition_day(datetime(1999, 1, 1, tzinfo=UTC), NOON) == UNDATED
+    assert partition_day(NOON + timedelta(days=2), NOON) == UNDATED
