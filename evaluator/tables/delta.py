@@ -33,6 +33,7 @@ COMMIT_RETRIES = 100
 """With 8 writers the library's default of 15 failed 9 of 200 appends; 100 lost none (deltalake 1.6.6)."""
 
 _RAW_READABLE = {
+    "deletionVectors",
     "timestampNtz",
     "v2Checkpoint",
     "vacuumProtocolCheck",
@@ -52,7 +53,8 @@ class CommitConflict(Exception):  # noqa: N818 -- not a failure: somebody else w
 class DataFile:
     """A data file of the table. `path` is relative to the table (or absolute, for a shallow clone).
 
-    `earliest` and `latest` bound the times of its rows, where its statistics tell them.
+    `earliest` and `latest` bound the times of its rows, where its statistics tell them. `has_deleted_rows`: the
+    commit that added it marked some as deleted.
     """
 
     path: str
@@ -61,6 +63,7 @@ class DataFile:
     partition_values: Mapping[str, str | None]
     earliest: datetime | None = None
     latest: datetime | None = None
+    has_deleted_rows: bool = False
 
     def overlaps(self, start: datetime | None, end: datetime | None) -> bool:
         """Whether it may hold rows in [start, end); a file that does not tell its times may."""
@@ -172,10 +175,28 @@ class Snapshot:
 
     @cached_property
     def raw_readable(self) -> bool:
-        """Whether the data files can be read as they are: no deletion vectors, no column mapping."""
+        """Whether data files can be read one by one: no column mapping, no feature that is unknown here."""
         features = set(self._table.protocol().reader_features or [])
         mapping = self._table.metadata().configuration.get("delta.columnMapping.mode", "none")
         return features <= _RAW_READABLE and mapping == "none"
+
+    @cached_property
+    def _kept_rows(self) -> Mapping[str, pa.Array]:
+        """Which rows are not deleted, of the files of this snapshot that have a deletion vector, by path."""
+        if "deletionVectors" not in (self._table.protocol().reader_features or []):
+            return {}
+        try:
+            vectors = pa.table(self._table.deletion_vectors().read_all())
+        except Exception as error:  # the engine raises bare Exception
+            raise TableError(
+                f"{self.store.uri}: its deletion vectors cannot be read: {_cause(error)}"
+            ) from error
+        root = unquote(self._table.table_uri).rstrip("/")
+        kept = {}
+        for uri, mask in zip(vectors["filepath"], vectors["selection_vector"], strict=True):
+            path = unquote(uri.as_py()).removeprefix("file://").removeprefix(root.removeprefix("file://"))
+            kept[path.lstrip("/")] = mask.values
+        return kept
 
     def transaction(self, app_id: str) -> int | None:
         """The version that an application transaction stands at, None when it never was set."""
@@ -273,8 +294,12 @@ class Snapshot:
     def read_file(self, file: DataFile, columns: Iterable[str]) -> pa.Table:
         """The rows of one data file; partition columns are filled in, columns it lacks are left out.
 
-        Only for a table that is `raw_readable`. Raises FileNotFoundError when the file was vacuumed.
+        Rows that are deleted by now are left out. Only for a table that is `raw_readable`. Raises
+        FileNotFoundError when the file was vacuumed, or when nobody can say any more which rows it kept.
         """
+        kept = self._kept_rows.get(file.path)
+        if kept is None and file.has_deleted_rows:
+            raise FileNotFoundError(f"{file.path}, whose deletion vector is no longer the table's")
         wanted = [name for name in columns if name in self.schema.names]
         try:
             with self._filesystem.open_input_file(file.path) as source:
@@ -289,6 +314,8 @@ class Snapshot:
             raise TableError(f"{self.store.uri}: {file.path} cannot be read: {_cause(error)}") from error
         except pa.ArrowException as error:
             raise TableError(f"{self.store.uri}: {file.path} cannot be read: {_cause(error)}") from error
+        if kept is not None:  # a vector may end before the file: what it does not speak of is kept
+            table = pa.concat_tables([table.slice(0, len(kept)).filter(kept), table.slice(len(kept))])
         for name in self.partition_columns:
             if name in wanted and name not in table.column_names:
                 value = file.partition_values.get(name)
@@ -382,6 +409,7 @@ def _parse_commit(version: int, content: bytes) -> Commit:
                     modified=_moment(add.get("modificationTime")),
                     partition_values=add.get("partitionValues") or {},
                     earliest=_earliest(add),
+                    has_deleted_rows=bool(add.get("deletionVector")),
                 )
             )
     return Commit(version=version, at=at, added=tuple(added))
