@@ -31,7 +31,7 @@ demo: setup ## the whole main job on embedded defaults, with a summary to show a
 test: check ## formatter, linter, strict typing and every test
 
 check: setup lint types ## what CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto
 
 lint: setup ## formatter and linter
 	$(BIN)/ruff format --check .

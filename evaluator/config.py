@@ -68,6 +68,7 @@ def parse_size(value: object) -> int:
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Size = Annotated[int, BeforeValidator(parse_size)]
+Positive = Annotated[timedelta, BeforeValidator(parse_duration), Field(gt=timedelta(0))]
 Share = Annotated[float, Field(ge=0, le=1)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -78,11 +79,19 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class BudgetSettings(Settings):
+class DailyBudget(Settings):
     """Hard caps for a UTC day; None is no cap."""
 
-    usd_per_day: Annotated[float, Field(ge=0)] | None = 20.0
+    usd_per_day: Annotated[float, Field(ge=0)] | None = None
     tokens_per_day: Annotated[int, Field(ge=0)] | None = None
+
+
+class BudgetSettings(DailyBudget):
+    """Hard caps for a UTC day, and for one tick or evaluation."""
+
+    usd_per_day: Annotated[float, Field(ge=0)] | None = 20.0
+    usd_per_run: Annotated[float, Field(ge=0)] | None = None
+    tokens_per_run: Annotated[int, Field(ge=0)] | None = None
 
 
 class PriceSettings(Settings):
@@ -155,7 +164,7 @@ class Config(Settings):
     spans: str | None = None
     annotations: str | None = None
     storage_options: dict[str, str] = {}
-    every: Duration = timedelta(minutes=15)
+    every: Positive = timedelta(minutes=15)
     cron: str | None = None
     timezone: str = "UTC"
     start: str = "auto"
@@ -196,6 +205,11 @@ class Config(Settings):
             else item
             for key, item in value.items()
         }
+
+    @field_validator("publish")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        return list(dict.fromkeys(value))
 
     @field_validator("timezone")
     @classmethod

@@ -13,6 +13,8 @@ from evaluator.traces.assembly import Pending
 
 LIVE = "live"
 GONE = "its spans are no longer in the table"
+GIVEN_UP_AFTER = timedelta(days=7)
+"""How long a result waits for the budget."""
 RETRY_AFTER = (
     timedelta(0),
     timedelta(minutes=15),
@@ -165,6 +167,27 @@ def replaced_row(old: Row, *, run_id: str) -> Row:
     """An open result of a version that is no longer in force."""
     return replace(
         without_spend(old), state="replaced", reason="version no longer in force", due=None, run_id=run_id
+    )
+
+
+def waits_for_budget(row: Row) -> bool:
+    return row.state == "deferred" and row.reason == Reason.BUDGET
+
+
+def waited_too_long(row: Row, now: datetime) -> bool:
+    """Whether a deferred result is to be given up; it has been due since it was deferred."""
+    return row.due is not None and now - row.due >= GIVEN_UP_AFTER
+
+
+def given_up_row(old: Row, *, run_id: str) -> Row:
+    """A result for which the budget had no room in all that time."""
+    return replace(
+        without_spend(old),
+        state="unscored",
+        error=f"given up: {old.error}, for {GIVEN_UP_AFTER.days} days",
+        due=None,
+        metadata=None,
+        run_id=run_id,
     )
 
 

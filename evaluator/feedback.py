@@ -28,6 +28,8 @@ class Reason(StrEnum):
     NOT_APPLICABLE = "not_applicable"
     BUDGET = "budget"
     PAUSED = "paused"
+    ENDPOINT_DOWN = "endpoint_down"
+    UNDECIDED = "undecided"
 
     @property
     def transient(self) -> bool:
@@ -40,12 +42,20 @@ class Reason(StrEnum):
         return self in (Reason.AUTHENTICATION, Reason.MISCONFIGURED)
 
     @property
+    def held_back(self) -> bool:
+        """Whether there was no attempt at all: the work is deferred, and due as soon as what holds it back is gone."""
+        return self in _HELD_BACK
+
+    @property
     def unanswered(self) -> bool:
         """Whether a model that was called gave no answer at all."""
         return self in _UNANSWERED
 
 
-_UNANSWERED = frozenset({Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.TIMEOUT})
+_HELD_BACK = frozenset(
+    {Reason.BUDGET, Reason.PAUSED, Reason.ENDPOINT_DOWN, Reason.AUTHENTICATION, Reason.MISCONFIGURED}
+)
+_UNANSWERED = frozenset({Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.TIMEOUT, Reason.ENDPOINT_DOWN})
 _TRANSIENT = frozenset(
     {Reason.RATE_LIMITED, Reason.UNAVAILABLE, Reason.TIMEOUT, Reason.BAD_REPLY, Reason.SCORER_TIMEOUT}
 )

@@ -11,7 +11,7 @@ from evaluator.decisions import assessment_of, days_around, result_row
 from evaluator.feedback import Assessment, Scored, Unscored
 from evaluator.portions import portions
 from evaluator.ports import Book, LedgerPort, Spans, SpanSource
-from evaluator.score import Active, Assignment, score
+from evaluator.score import Active, Assignment, is_held_up, score
 from evaluator.summary import Summary
 from evaluator.tables.rows import Row, State
 from evaluator.traces.assembly import Pending, Ready, assemble, gather, has_ended_root, readiness
@@ -58,12 +58,13 @@ async def evaluate(parts: EvaluationParts, within: Range, run_id: str) -> Evalua
     """Report every result in the range, scoring what is missing. Safe beside the live worker.
 
     Writes scored results only: what is not ready, or could not be judged, is reported and left as it is.
-    Raises TableError, ModelError.
+    Raises TableError. When the configuration keeps a judge from its work, the summary's `failure` says what to mend.
     """
     evaluation = Evaluation(range=within, summary=Summary(run_id=run_id))
     book = await asyncio.to_thread(parts.ledger.open)
     async for chunk in _ready_traces(parts, within, book, evaluation.summary):
-        await _evaluate(parts, chunk, book, evaluation)
+        if not await _evaluate(parts, chunk, book, evaluation):
+            break
     return evaluation
 
 
@@ -84,8 +85,12 @@ async def _ready_traces(
     """The whole, settled traces of the range, in portions, in the order of time."""
     spans = await asyncio.to_thread(parts.spans.open)
     left = within.limit
-    for ids in await asyncio.to_thread(lambda: list(spans.ids_between(within.start, within.end))):
-        found = await asyncio.to_thread(_read, spans, ids, within, book.floor, summary)
+    if book.floor is not None and book.floor > within.start:
+        summary.notes.append(
+            f"the range starts before {book.floor:%Y-%m-%d %H:%M}Z, where this ledger's memory begins"
+        )
+    for ids, around in await asyncio.to_thread(lambda: list(spans.ids_between(within.start, within.end))):
+        found = await asyncio.to_thread(_gathered, spans, ids, around)
         decided = await asyncio.to_thread(_decided, book, found)
         ready = list(_ready(found, decided, parts, within, summary))
         if left is not None:
@@ -96,14 +101,8 @@ async def _ready_traces(
             return
 
 
-def _read(
-    spans: Spans, ids: Sequence[str], within: Range, floor: datetime | None, summary: Summary
-) -> dict[str, Pending]:
-    if floor is not None and floor > within.start:
-        said = f"the range starts before {floor:%Y-%m-%d %H:%M}Z, where this ledger's memory begins"
-        if said not in summary.notes:
-            summary.notes.append(said)
-    return gather(spans.around(ids, (within.start, within.end)))
+def _gathered(spans: Spans, ids: Sequence[str], around: tuple[datetime, datetime]) -> dict[str, Pending]:
+    return gather(spans.around(ids, around))
 
 
 def _decided(book: Book, found: Mapping[str, Pending]) -> set[str]:
@@ -153,7 +152,7 @@ async def _plan(
     selections = await asyncio.to_thread(select, traces, [active.rule for active in parts.active])
     days = days_around(pending for _, pending in chunk)
     results = await asyncio.to_thread(book.results, [trace.trace_id for trace in traces], days)
-    scored = _newest_scored(results.values())
+    scored = _newest_final(results.values())
     plan = _Plan(assignments=[], revisions=[], reused=[])
     for trace, selection in zip(traces, selections, strict=True):
         record = record_of_trace(trace)
@@ -177,9 +176,11 @@ async def _plan(
 
 async def _evaluate(
     parts: EvaluationParts, chunk: Sequence[tuple[Trace, Pending]], book: Book, evaluation: Evaluation
-) -> None:
+) -> bool:
+    """Score a portion and write it; whether there is any use in going on to the next."""
     plan = await _plan(parts, chunk, book, evaluation)
-    results = await score(plan.assignments)
+    scores = await score(plan.assignments)
+    results = scores.results
     pendings = {trace.trace_id: pending for trace, pending in chunk}
     now = parts.clock()
     rows = [
@@ -189,10 +190,14 @@ async def _evaluate(
     if parts.write:
         scored_rows = [row for row in rows if row.state == "scored"]
         written = await asyncio.to_thread(book.commit, [[row] for row in scored_rows]) if scored_rows else []
-        evaluation.summary.results += len(written)
+        evaluation.summary.results += len(written) + sum(map(_finally_unscored, rows))
     else:
-        evaluation.summary.results += sum(row.state == "scored" for row in rows)
+        evaluation.summary.results += sum(row.state == "scored" or _finally_unscored(row) for row in rows)
     _collect(evaluation, chunk, plan, rows, results, now)
+    if scores.failure is None:
+        return True
+    evaluation.summary.failure = str(scores.failure)
+    return any(scored.usage.calls for scored in results if not is_held_up(scored))
 
 
 def _row(
@@ -244,11 +249,16 @@ def _told(scored: Scored) -> State:
     return "unscored" if isinstance(scored.outcome, Unscored) else "scored"
 
 
-def _newest_scored(rows: Iterable[Row]) -> dict[tuple[str, str, str | None, str | None], Row]:
-    """The newest revision that each version of a scorer has given each target."""
+def _finally_unscored(row: Row) -> bool:
+    return row.state == "unscored" and row.due is None
+
+
+def _newest_final(rows: Iterable[Row]) -> dict[tuple[str, str, str | None, str | None], Row]:
+    """The newest revision of what each version of a scorer has said, for good, of each target."""
     newest: dict[tuple[str, str, str | None, str | None], Row] = {}
     for row in rows:
         known = newest.get(row.key[:4])
-        if row.state == "scored" and (known is None or row.revision > known.revision):
+        final = row.state == "scored" or _finally_unscored(row)
+        if final and (known is None or row.revision > known.revision):
             newest[row.key[:4]] = row
     return newest

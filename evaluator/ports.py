@@ -54,8 +54,13 @@ class Spans(Protocol):
         """The spans of some traces (None: of all) around a range of time (None: ever)."""
         ...
 
-    def ids_between(self, start: datetime, end: datetime) -> Iterator[Sequence[str]]:
-        """The ids of the traces with a span in [start, end), in portions, in the order of time."""
+    def ids_between(
+        self, start: datetime, end: datetime
+    ) -> Iterator[tuple[Sequence[str], tuple[datetime, datetime]]]:
+        """The ids of the traces with a span in [start, end), in portions, in the order of time.
+
+        With each portion the first and the last of the times that placed them.
+        """
         ...
 
 

@@ -1,22 +1,30 @@
 """Records and scorers in, results out."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
-from evaluator.feedback import Scored
+from evaluator.errors import ModelError
+from evaluator.feedback import Reason, Scored, Unscored
 from evaluator.scorers.scorer import Scorer
+from evaluator.tables.rows import Row
+
+BEGUN_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Active:
-    """A scorer in force, whom it looks at, and whether it is paused (then nothing is tried again for it)."""
+    """A scorer in force, whom it looks at, and whether it is paused (then nothing is tried again for it).
+
+    `affords` tells of an open row that waits for the budget whether there may be room for it now.
+    """
 
     scorer: Scorer
     rule: SelectionRule
     paused: bool = False
+    affords: Callable[[Row], bool] = lambda row: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +35,26 @@ class Assignment:
     record: Record
 
 
-async def score(assignments: Sequence[Assignment]) -> list[Scored]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
     """One result for each assignment, in their order.
 
+    `failure` says what the operator has to mend; what that kept from being judged is MISCONFIGURED, and nobody's attempt.
+    """
+
+    results: Sequence[Scored]
+    failure: ModelError | None = None
+
+
+async def score(assignments: Sequence[Assignment], line: asyncio.Lock | None = None) -> Scores:
+    """Every assignment's result; a scorer whose configuration has to be mended does not hold up the others.
+
     What waits on a model goes out in the order of the assignments, one record a call, many at once; each
-    scorer of code gets all its records together. Raises ModelError when the configuration has to be
-    mended before anything can be judged; then nothing of this call counts.
+    scorer of code gets all its records together. `line` is shared by those who score at the same time: whose
+    turn is first asks first.
     """
     results: dict[int, Scored] = {}
+    failures: list[ModelError] = []
     batches: dict[int, list[int]] = {}
     for index, assignment in enumerate(assignments):
         alone = assignment.scorer.waits
@@ -42,21 +62,26 @@ async def score(assignments: Sequence[Assignment]) -> list[Scored]:
 
     async def run(indexes: list[int]) -> None:
         scorer = assignments[indexes[0]].scorer
-        scored = await scorer.score([assignments[index].record for index in indexes])
+        try:
+            scored = await scorer.score([assignments[index].record for index in indexes])
+        except ModelError as failure:
+            failures.append(failure)
+            unscored = Unscored(reason=Reason.MISCONFIGURED, detail=str(failure))
+            scored = [Scored(outcome=unscored)] * len(indexes)
         results.update(zip(indexes, scored, strict=True))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for indexes in batches.values():
-                group.create_task(run(indexes))
-    except* Exception as failures:
-        raise _first(failures) from failures
-    return [results[index] for index in range(len(assignments))]
+    async with asyncio.TaskGroup() as group, line or asyncio.Lock():
+        for begun, indexes in enumerate(batches.values(), start=1):
+            group.create_task(run(indexes))
+            if begun % BEGUN_AT_ONCE == 0:
+                await asyncio.sleep(0)  # Each renders a prompt first: answers to others are read in between.
+    # One misconfigured judge says the same a thousand times.
+    return Scores(
+        results=[results[index] for index in range(len(assignments))],
+        failure=failures[0] if failures else None,
+    )
 
 
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure of a group: one misconfigured judge says the same a thousand times."""
-    failure: BaseException = failures
-    while isinstance(failure, BaseExceptionGroup):
-        failure = failure.exceptions[0]
-    return failure
+def is_held_up(scored: Scored) -> bool:
+    """Whether the configuration kept a scorer from this."""
+    return isinstance(scored.outcome, Unscored) and scored.outcome.reason.configuration

@@ -38,7 +38,8 @@ class Summary:
     """Counts that grow while the work goes on.
 
     `results` are new in this command, with a value or finally unscored. `answered` and `unanswered` count
-    the judgements for which a model was called and gave, or did not give, an answer.
+    the judgements for which a model was called and gave, or did not give, an answer. `failure` says what has to be
+    mended before some judge can work.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class Summary:
     cost_unknown: int = 0
     answered: int = 0
     unanswered: Counter[str] = field(default_factory=Counter)
+    failure: str | None = None
     cursor: int | None = None
     seconds: float = 0.0
     scorers: dict[str, ScorerCount] = field(default_factory=dict)
@@ -93,7 +95,9 @@ class Summary:
             self.answered += 1
 
     def check_answers(self) -> None:
-        """Raises ModelError when models were called and none of the calls came through."""
+        """Raises ModelError when a judge cannot work as it is configured, and when no call to a model came through."""
+        if self.failure is not None:
+            raise ModelError(f"{self.failure} (nothing is lost: what it was to judge waits)")
         if self.unanswered and not self.answered:
             [(detail, _)] = self.unanswered.most_common(1)
             raise ModelError(

@@ -1,26 +1,32 @@
 """One tick: what is new is read, put together, selected, scored, committed and published."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar
 
 from evaluator.dataset.records import Record, record_of_trace
 from evaluator.dataset.selection import Selection, select
 from evaluator.decisions import (
+    GIVEN_UP_AFTER,
     LIVE,
     days_around,
     done_row,
+    given_up_row,
     gone_row,
     gone_trace_row,
     replaced_row,
     result_row,
+    waited_too_long,
     waiting_row,
+    waits_for_budget,
 )
-from evaluator.feedback import Scored
+from evaluator.feedback import Reason, Scored, Unscored
 from evaluator.portions import portions
-from evaluator.ports import LedgerPort, Spans, SpanSource
-from evaluator.score import Active, Assignment, score
+from evaluator.ports import Book, LedgerPort, Spans, SpanSource
+from evaluator.score import Active, Assignment, Scores, is_held_up, score
 from evaluator.summary import Summary
 from evaluator.tables.rows import Key, Moved, Row, Unit
 from evaluator.traces.assembly import (
@@ -39,7 +45,17 @@ CHUNK_TRACES = 2_000
 CHUNK_TRACES_JUDGED = 200
 """How many traces are scored and committed together: a second or more of work, and little to lose."""
 
+CHUNKS_AT_ONCE = 3
+"""How many chunks are judged at once: while the last calls of one are out, those of the next fill their place."""
+
+TRY_SLOW_FOR = timedelta(minutes=10)
+"""How long a tick goes on with the backlog of a judge whose provider cannot keep up: what is new waits for its end."""
+
 NOTHING_READ = -1
+
+Given = ParamSpec("Given")
+Got = TypeVar("Got")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +87,12 @@ def has_work(parts: Parts) -> bool:
 async def tick(parts: Parts, run_id: str) -> Summary:
     """Decide what is new and try again what is due; what was done.
 
-    Raises TableError, and ModelError when the configuration has to be mended before anything can be
-    judged: then nothing of the chunk at hand was committed, and everything waits where it was.
+    What a configuration that has to be mended kept from being judged stays as it is; the summary's `failure` says
+    what to mend. Raises TableError.
     """
     summary = Summary(run_id=run_id)
     work = await asyncio.to_thread(_Work.begin, parts, run_id, summary)
+    await work.catch_up()
     await work.decide_what_is_new()
     await work.try_again_what_is_due()
     return summary
@@ -84,51 +101,67 @@ async def tick(parts: Parts, run_id: str) -> Summary:
 class _Work:
     """One tick's state: the book it commits to, the spans it reads, and what waits."""
 
-    def __init__(self, parts: Parts, spans: Spans, run_id: str, summary: Summary) -> None:
+    def __init__(self, parts: Parts, book: Book, spans: Spans, run_id: str, summary: Summary) -> None:
         self._parts = parts
+        self._book = book
         self._spans = spans
-        self._book = parts.ledger.open()
         self._run_id = run_id
         self._summary = summary
-        opened = self._book.open_rows()
+        opened = book.open_rows()
         self._waiting = {row.target_id: row for row in opened if row.state == "waiting"}
         self._due = [row for row in opened if row.state != "waiting"]
         self._in_force = {active.scorer.name: active.scorer.version for active in parts.active}
+        self._left_out = False
+        self._tables = asyncio.Lock()
+        self._line = asyncio.Lock()
+        self._began = parts.clock()
+        self._resting: set[str] = set()
+        self._given_up = 0
 
     @classmethod
     def begin(cls, parts: Parts, run_id: str, summary: Summary) -> "_Work":
-        return cls(parts, parts.spans.open(), run_id, summary)
+        book = parts.ledger.open()  # first: so the spans table has all that its rows speak of
+        return cls(parts, book, parts.spans.open(), run_id, summary)
 
     async def decide_what_is_new(self) -> None:
         """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
-        cursor, cursor_at = await asyncio.to_thread(self._begin_at)
+        cursor, cursor_at = await self._in_thread(self._begin_at)
         while True:
-            batch = await asyncio.to_thread(self._spans.since, cursor, cursor_at)
+            batch = await self._in_thread(self._spans.since, cursor, cursor_at)
             if batch.caught_up:
                 self._summary.notes.append(
                     "the spans table's log was cleaned up past the cursor: caught up by the files' age"
                 )
             now = batch.upto_at if batch.more else self._parts.clock()
-            found = await asyncio.to_thread(self._put_together, gather(batch.arrivals), now, batch.more)
+            found = await self._in_thread(self._put_together, gather(batch.arrivals), now, batch.more)
             ready, waiting = self._split(found, now)
             moved = None
             if batch.upto > cursor:
                 moved = Moved(table_id=self._spans.table_id, cursor=batch.upto, cursor_at=batch.upto_at)
             await self._decide(ready, waiting, moved)
+            self._summary.cursor = self._book.cursor(self._spans.table_id)
+            if not batch.more or self._parts.stopping() or self._summary.cursor != batch.upto:
+                return  # the cursor is elsewhere when another worker is at it: the next tick reads on from it
             cursor, cursor_at = batch.upto, batch.upto_at
-            self._summary.cursor = cursor
-            if not batch.more or self._parts.stopping():
-                return
+
+    async def catch_up(self) -> None:
+        """Score what waits for the budget, the oldest first and before what is new; give up what waited too long."""
+        await self._try_again_all([row for row in self._due if waits_for_budget(row)])
+        if self._given_up:
+            self._summary.notes.append(
+                f"{self._given_up} results were given up: the budget had no room for them in {GIVEN_UP_AFTER.days} days "
+                "(`evaluator retry` puts them up again)"
+            )
 
     async def try_again_what_is_due(self) -> None:
         """Score again what is due, and pass to the version in force what is open for an older one."""
-        now = self._parts.clock()
+        await self._try_again_all([row for row in self._due if not waits_for_budget(row)])
+
+    async def _try_again_all(self, rows: Sequence[Row]) -> None:
         by_name = {active.scorer.name: active for active in self._parts.active}
-        due = [row for row in self._due if _is_due(row, by_name, now)]
-        for chunk in portions(due, self._chunk_size):
-            if self._parts.stopping():
-                return
-            await self._try_again(chunk, by_name)
+        now = self._parts.clock()
+        due = [row for row in rows if _is_due(row, by_name, now)]
+        await self._work_through(due, lambda chunk: self._try_again(chunk, by_name))
 
     # --- where to begin
 
@@ -149,8 +182,9 @@ class _Work:
                 )
         if start == "latest":
             version = self._spans.version
-            self._book.commit([], moved=Moved(table_id=table_id, cursor=version, cursor_at=now), floor=now)
-            return version, now
+            begins = Moved(table_id=table_id, cursor=version, cursor_at=now, begins=True)
+            self._book.commit([], moved=begins, floor=now)
+            return self._begin_at()  # where another worker has said it, if one was first
         if isinstance(start, timedelta):
             self._book.commit([], floor=now - start)
         return NOTHING_READ, None
@@ -229,25 +263,22 @@ class _Work:
         self, ready: Sequence[tuple[Pending, bool]], waiting: Sequence[Row], moved: Moved | None
     ) -> None:
         """Score and commit what is ready, chunk by chunk; the last commit takes the cursor and what waits."""
-        for chunk in portions(ready, self._chunk_size):
-            if self._parts.stopping():
-                return  # the cursor stays: the next tick reads this batch again, without what is decided
-            units = await self._judge(chunk)
-            await asyncio.to_thread(self._commit, units, None)
-        await asyncio.to_thread(self._commit, [[row] for row in waiting if self._changed(row)], moved)
+        if not await self._work_through(ready, self._judge) or self._left_out:
+            return  # the cursor stays: the next tick reads this batch again, without what is decided
+        await self._in_thread(self._commit, [[row] for row in waiting if self._changed(row)], moved)
         self._summary.waiting = len(self._waiting)
 
     async def _judge(self, chunk: Sequence[tuple[Pending, bool]]) -> list[Unit]:
         """The units that decide some ready traces."""
-        chunk = await asyncio.to_thread(self._completed, chunk)
+        chunk = await self._in_thread(self._completed, chunk)
         pendings = {pending.trace_id: pending for pending, _ in chunk}
         traces = [
             assemble(pending.trace_id, pending.spans, incomplete=incomplete) for pending, incomplete in chunk
         ]
-        selections = await asyncio.to_thread(select, traces, [active.rule for active in self._parts.active])
-        states = await asyncio.to_thread(self._book.states, pendings, days_around(pendings.values()))
+        selections = await self._in_thread(select, traces, [active.rule for active in self._parts.active])
+        states = await self._in_thread(self._book.states, pendings, days_around(pendings.values()))
         assignments = self._assignments(traces, selections, states)
-        results = await score(assignments)
+        scores = await score(assignments, self._line)
         now = self._parts.clock()
         units: dict[str, Unit] = {
             trace.trace_id: [
@@ -263,14 +294,31 @@ class _Work:
             ]
             for trace, selection in zip(traces, selections, strict=True)
         }
-        for assignment, scored in zip(assignments, results, strict=True):
+        left_out = self._note_failure(assignments, scores)
+        for assignment, scored in zip(assignments, scores.results, strict=True):
             trace_id = assignment.record.trace.trace_id
             units[trace_id].append(self._result(assignment, pendings[trace_id], scored, now))
-        self._summary.traces += len(traces)
-        for selection in selections:
-            self._summary.skipped.update(selection.skipped.values())
-        self._count(assignments, results)
-        return list(units.values())
+            if trace_id not in left_out:
+                self._count(assignment, scored)
+        for trace, selection in zip(traces, selections, strict=True):
+            if trace.trace_id not in left_out:
+                self._summary.traces += 1
+                self._summary.skipped.update(selection.skipped.values())
+        return [unit for trace_id, unit in units.items() if trace_id not in left_out]
+
+    def _note_failure(self, assignments: Sequence[Assignment], scores: Scores) -> set[str]:
+        """The traces to be left as they are: those that the configuration kept from a judge, with nothing paid for yet."""
+        if scores.failure is None:
+            return set()
+        self._summary.failure = self._summary.failure or str(scores.failure)
+        held_up, paid = set(), set()
+        for assignment, scored in zip(assignments, scores.results, strict=True):
+            if is_held_up(scored):
+                held_up.add(assignment.record.trace.trace_id)
+            elif scored.usage.calls:
+                paid.add(assignment.record.trace.trace_id)
+        self._left_out = self._left_out or not held_up <= paid
+        return held_up - paid
 
     def _completed(self, chunk: Sequence[tuple[Pending, bool]]) -> list[tuple[Pending, bool]]:
         """What is to be judged without a root is looked up over all days: decided long ago, or begun before
@@ -288,10 +336,9 @@ class _Work:
                 self._summary.late += 1
                 continue
             if pending.trace_id in earlier:
-                before = earlier[pending.trace_id]
-                pending = replace(
-                    join(pending, before), first=pending.first, last=pending.last, commits=pending.commits
-                )
+                whole = join(pending, earlier[pending.trace_id])
+                if whole.spans != pending.spans:
+                    pending = replace(whole, first=pending.first, last=pending.last)
             completed.append((pending, incomplete))
         return completed
 
@@ -314,15 +361,22 @@ class _Work:
 
     # --- trying again
 
-    async def _try_again(self, rows: Sequence[Row], by_name: Mapping[str, Active]) -> None:
-        """One more attempt for some open results; those of older versions pass to the one in force."""
-        restored = await asyncio.to_thread(self._restore, rows)
-        states = await asyncio.to_thread(self._book.states, restored, days_around(restored.values()))
+    async def _try_again(self, rows: Sequence[Row], by_name: Mapping[str, Active]) -> list[Unit]:
+        """The units of one more attempt for some open results; those of older versions pass to the one in force."""
+        # The budget is asked anew: nothing is read and rendered for what an earlier chunk left no room for.
+        due = [row for row in rows if row.scorer not in self._resting and _is_due(row, by_name, self._began)]
+        rows = [row for row in due if not _waits_in_vain(row, by_name)]
+        restored = await self._in_thread(self._restore, rows)
+        states = await self._in_thread(self._book.states, restored, days_around(restored.values()))
         retrials = [self._retrial(row, by_name.get(row.scorer or ""), restored, states) for row in rows]
         assignments = [retrial.assignment for retrial in retrials if retrial.assignment]
-        results = iter(await score(assignments))
+        scores = await score(assignments, self._line)
+        if scores.failure is not None:
+            self._summary.failure = self._summary.failure or str(scores.failure)
+        results = iter(scores.results)
         now = self._parts.clock()
-        units = []
+        self._resting |= _tired(assignments, scores.results, now - self._began)
+        units = [self._given_up_unit(row) for row in due if row not in rows]
         for retrial in retrials:
             unit = list(retrial.unit)
             if retrial.assignment is not None:
@@ -330,10 +384,17 @@ class _Work:
                 pending = restored[retrial.row.trace_id or ""]
                 attempts = 0 if unit else retrial.row.attempts
                 unit.append(self._result(retrial.assignment, pending, scored, now, attempts=attempts))
-                self._count([retrial.assignment], [scored])
+                self._count(retrial.assignment, scored)
             if unit and not _says_the_same(unit, retrial.row):
                 units.append(unit)
-        await asyncio.to_thread(self._commit, units, None)
+        return units
+
+    def _given_up_unit(self, row: Row) -> Unit:
+        given_up = given_up_row(row, run_id=self._run_id)
+        self._given_up += 1
+        told = Unscored(reason=Reason.BUDGET, detail=given_up.error or "")
+        self._summary.count(row.scorer or "", row.version or "", told)
+        return [given_up]
 
     def _retrial(
         self, row: Row, active: Active | None, restored: Mapping[str, Pending], states: Mapping[Key, Row]
@@ -350,11 +411,43 @@ class _Work:
         record = record_of_trace(trace)
         if not current:
             [selection] = select([trace], [active.rule])
-            if selection.skipped or _result_key(record, active) in states:
+            known = states.get(_result_key(record, active))
+            if selection.skipped or (known is not None and known.state != "replaced"):
                 return _Retrial(row=row, unit=unit)
         return _Retrial(row=row, unit=unit, assignment=Assignment(scorer=active.scorer, record=record))
 
     # --- common
+
+    async def _work_through(
+        self, items: Sequence[Item], judged: Callable[[Sequence[Item]], Coroutine[Any, Any, list[Unit]]]
+    ) -> bool:
+        """Judge chunk after chunk, some at once, and commit them in their order; False when told to stop before the end.
+
+        Ends early, too, when the configuration keeps all of a chunk from being judged.
+        """
+        left = deque(portions(items, self._chunk_size))
+        underway: deque[asyncio.Task[list[Unit]]] = deque()
+        try:
+            while left or underway:
+                while left and len(underway) < CHUNKS_AT_ONCE and not self._parts.stopping():
+                    underway.append(asyncio.create_task(judged(left.popleft())))
+                if not underway:
+                    return False
+                units = await underway[0]
+                underway.popleft()
+                await self._in_thread(self._commit, units, None)
+                if self._left_out and not units:
+                    left.clear()  # what is underway may be paid for already
+        finally:
+            for task in underway:
+                task.cancel()
+            await asyncio.gather(*underway, return_exceptions=True)
+        return True
+
+    async def _in_thread(self, work: Callable[Given, Got], *args: Given.args, **kwargs: Given.kwargs) -> Got:
+        """Work on the tables, beside the calls to models; one at a time, for a book is not shared."""
+        async with self._tables:
+            return await asyncio.to_thread(work, *args, **kwargs)
 
     @property
     def _chunk_size(self) -> int:
@@ -381,12 +474,13 @@ class _Work:
     def _changed(self, row: Row) -> bool:
         """Whether a waiting row says something that the ledger does not say yet."""
         known = self._waiting.get(row.target_id)
-        return known is None or (known.due, known.reason, known.last) != (row.due, row.reason, row.last)
+        return known is None or _wait(known) != _wait(row)
 
     def _commit(self, units: Sequence[Unit], moved: Moved | None) -> None:
         if not units and moved is None:
             return
-        for row in self._book.commit(units, moved=moved):
+        written = self._book.commit(units, moved=moved)
+        for row in written:
             if row.state == "waiting":
                 self._waiting[row.target_id] = row
             elif row.scorer is None:
@@ -394,11 +488,13 @@ class _Work:
             else:
                 self._summary.results += row.state in ("scored", "unscored") and row.due is None
                 self._summary.deferred += row.state == "deferred"
+        if len(written) < sum(map(len, units)):  # others wrote meanwhile, or the reply to a commit was lost
+            opened = self._book.open_rows()
+            self._waiting = {row.target_id: row for row in opened if row.state == "waiting"}
 
-    def _count(self, assignments: Sequence[Assignment], results: Sequence[Scored]) -> None:
-        for assignment, scored in zip(assignments, results, strict=True):
-            self._summary.count(assignment.scorer.name, assignment.scorer.version, scored.outcome)
-            self._summary.spend(scored)
+    def _count(self, assignment: Assignment, scored: Scored) -> None:
+        self._summary.count(assignment.scorer.name, assignment.scorer.version, scored.outcome)
+        self._summary.spend(scored)
 
 
 def _is_due(row: Row, by_name: Mapping[str, Active], now: datetime) -> bool:
@@ -409,7 +505,16 @@ def _is_due(row: Row, by_name: Mapping[str, Active], now: datetime) -> bool:
             return True
         if active.paused:
             return False
+        if _waits_in_vain(row, by_name):
+            return waited_too_long(row, now)
     return row.due is not None and row.due <= now
+
+
+def _waits_in_vain(row: Row, by_name: Mapping[str, Active]) -> bool:
+    """Whether the budget has no room for what waits for it."""
+    active = by_name.get(row.scorer or "")
+    current = active is not None and active.scorer.version == row.version
+    return active is not None and current and waits_for_budget(row) and not active.affords(row)
 
 
 def _result_key(record: Record, active: Active) -> Key:
@@ -426,10 +531,26 @@ def _where(rows: Iterable[Row]) -> tuple[set[str], set[int], tuple[datetime, dat
     return ids, {commit for row in rows for commit in row.commits}, around
 
 
+def _wait(row: Row) -> tuple[object, ...]:
+    """What a waiting row says. Its commits count: one that came with an older clock changes nothing else."""
+    return row.due, row.reason, row.first, row.last, set(row.commits)
+
+
+def _tired(assignments: Sequence[Assignment], results: Sequence[Scored], lasted: timedelta) -> set[str]:
+    """The scorers to leave alone for the rest of the tick: their provider does not answer, or not fast enough."""
+    down: set[str] = set()
+    working: set[str] = set()
+    for assignment, scored in zip(assignments, results, strict=True):
+        outcome = scored.outcome
+        is_down = isinstance(outcome, Unscored) and outcome.reason is Reason.ENDPOINT_DOWN
+        (down if is_down else working).add(assignment.scorer.name)
+    return down if lasted > TRY_SLOW_FOR else down - working
+
+
 def _says_the_same(unit: Unit, row: Row) -> bool:
     """Whether a unit would only repeat what the ledger says: deferred for the same reason as before."""
     [new] = unit[-1:]
-    return len(unit) == 1 and (new.state, new.reason, new.attempts) == (row.state, row.reason, row.attempts)
+    return new.state == "deferred" == row.state and (new.reason, new.attempts) == (row.reason, row.attempts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, assert_never
+from functools import partial
+from typing import TYPE_CHECKING, Literal, assert_never
+
+import orjson
 
 from evaluator.access import is_loopback
-from evaluator.config import Config, PriceSettings, parse_duration
+from evaluator.config import Config, parse_duration
 from evaluator.dataset.conditions import holds, parse_condition
 from evaluator.dataset.selection import SelectionRule
 from evaluator.errors import ConfigurationError
@@ -22,17 +25,23 @@ from evaluator.guidelines.definitions import (
     SqlDefinition,
 )
 from evaluator.guidelines.files import configured_guidelines
+from evaluator.guidelines.groups import joint_groups
 from evaluator.lease import Lease
+from evaluator.models.account import Amount
 from evaluator.models.budget import Budget
-from evaluator.models.build import build_model, canonical, missing_key
+from evaluator.models.build import build_model, canonical, missing_key, price_missing
+from evaluator.models.cache import Cache
 from evaluator.models.client import Model
-from evaluator.models.prices import Prices
+from evaluator.models.limiter import SHARED_PATIENCE
+from evaluator.models.prices import prices_of
 from evaluator.notes import EVERY_JUDGE, fence_key
 from evaluator.redaction import Redactor
 from evaluator.score import Active
+from evaluator.scorers.build import Judges
 from evaluator.scorers.builtin import BuiltinScorer
 from evaluator.scorers.code import CodeScorer
-from evaluator.scorers.judge import Judge
+from evaluator.scorers.judge import WANTED
+from evaluator.scorers.materials import Materials
 from evaluator.scorers.paused import PausedScorer
 from evaluator.scorers.process import ScorerProcess
 from evaluator.scorers.prompts import Prompts
@@ -44,8 +53,10 @@ from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.mlflow import MlflowPublisher
 from evaluator.sinks.sink import Sink
+from evaluator.tables.accounts import LedgerAccounts
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.ledger import Book, Ledger
+from evaluator.tables.rows import Row
 from evaluator.tables.spans import SpansTable
 from evaluator.tables.views import Views
 from evaluator.traces.columns import TRACES
@@ -54,15 +65,12 @@ if TYPE_CHECKING:
     from evaluator.collector.server import Collector
 
 LIVE_SCOPE = "live"
+Caching = Literal["on", "fresh", "off"]
+"""Whether results are taken from the cache and kept there: both, only kept, or neither."""
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def midnight(moment: datetime) -> datetime:
-    """The beginning of a moment's UTC day."""
-    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +113,15 @@ class Scorers:
     models: Sequence[Model]
     processes: Mapping[str, ScorerProcess]
     budget: Budget
+    cache: Cache | None = None
 
     @property
     def scorers(self) -> list[Scorer]:
         return [entry.scorer for entry in self.entries]
+
+    def only(self, names: Collection[str]) -> "Scorers":
+        """Those of these names. Joint judges among them still ask for their whole group."""
+        return replace(self, entries=[entry for entry in self.entries if entry.scorer.name in names])
 
     def active(self, paused: Collection[str] = ()) -> list[Active]:
         """The scorers as a tick takes them; a paused judge defers its work."""
@@ -116,10 +129,15 @@ class Scorers:
         for entry in self.entries:
             off = entry.scorer.waits and (EVERY_JUDGE in paused or entry.scorer.name in paused)
             scorer = PausedScorer(entry.scorer) if off else entry.scorer
-            active.append(Active(scorer=scorer, rule=entry.rule, paused=off))
+            active.append(
+                Active(scorer=scorer, rule=entry.rule, paused=off, affords=partial(_affords, self.budget))
+            )
         return active
 
     async def close(self) -> None:
+        await self.budget.settle()
+        if self.cache is not None:
+            await self.cache.close()
         for model in self.models:
             await model.close()
         for process in self.processes.values():
@@ -133,48 +151,63 @@ def build_scorers(
     clock: Callable[[], datetime] = utc_now,
     *,
     keys_needed: bool = True,
+    caching: Caching = "on",
 ) -> Scorers:
-    """The scorers that the definitions declare, with the fence's key and today's spend from the ledger.
+    """The scorers that the definitions declare, with the fence's key from the ledger, and the budget that it keeps.
 
     Raises ConfigurationError: a judge cannot work as it is configured. `keys_needed`: a model without its
-    key counts as that; not for those who only want to know what is in force.
+    key, or without a price under a cap in USD, counts as that; not for those who only want to know what is in force.
     """
-    return _Builder(config, book, clock, keys_needed).build(definitions)
+    return _Builder(config, book, clock, keys_needed, caching).build(definitions)
 
 
 class _Builder:
     """What scorers share while they are built: one model for each name, one process for each module."""
 
-    def __init__(self, config: Config, book: Book, clock: Callable[[], datetime], keys_needed: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        book: Book,
+        clock: Callable[[], datetime],
+        keys_needed: bool,
+        caching: Caching,
+    ) -> None:
         self._config = config
+        self._clock = clock
         self._keys_needed = keys_needed
-        own = {config.judge.model: config.judge.price} if config.judge.price else {}
-        prices: dict[str, PriceSettings] = {**config.prices, **own}
-        self._prices = Prices(prices)
+        self._prices = prices_of(config)
         self._fence_key = fence_key(book.notes())
         self._redactor = Redactor(config.redact)
-        self._prompts: Prompts | None = None
+        self._judges: Judges | None = None
         self._models: dict[str, Model] = {}
         self._processes: dict[str, ScorerProcess] = {}
-        usd, tokens = book.spent_since(midnight(clock()))
-        self._budget = Budget(config.judge.budget, spent_usd=usd, spent_tokens=tokens, now=clock)
+        self._cache = None if caching == "off" else build_cache(config, clock, fresh=caching == "fresh")
 
     def build(self, definitions: Iterable[Definition]) -> Scorers:
+        definitions = list(definitions)
+        self._budget = build_budget(self._config, definitions, self._clock)
+        if any(isinstance(definition, JudgeDefinition) for definition in definitions):
+            self._judges = self._judges_of(definitions)
         entries = [
             Entry(scorer=self._scorer(definition), definition=definition, rule=_rule(definition))
             for definition in definitions
         ]
+        if len(self._models) > 1:
+            for model in self._models.values():
+                model.limiter.patience = SHARED_PATIENCE
         return Scorers(
             entries=entries,
             models=list(self._models.values()),
             processes=self._processes,
             budget=self._budget,
+            cache=self._cache,
         )
 
     def _scorer(self, definition: Definition) -> Scorer:
         match definition:
             case JudgeDefinition():
-                return self._judge(definition)
+                assert self._judges is not None
+                return self._judges.build(definition)
             case SqlDefinition():
                 return SqlScorer(definition)
             case RegexDefinition():
@@ -188,22 +221,21 @@ class _Builder:
             case _:
                 assert_never(definition)
 
-    def _judge(self, definition: JudgeDefinition) -> Judge:
-        if self._prompts is None:
-            folder = self._config.prompts
-            self._prompts = Prompts(None if folder is None else self._config.path(folder))
-        return Judge(
-            definition,
-            model=self._model(definition),
-            prompts=self._prompts,
-            fence_key=self._fence_key,
-            redactor=self._redactor,
-            pass_if=_pass_if(definition),
+    def _judges_of(self, definitions: Sequence[Definition]) -> Judges:
+        folder = self._config.prompts
+        prompts = Prompts(None if folder is None else self._config.path(folder))
+        groups = joint_groups(definitions, self._config.judge.model).values()
+        return Judges(
+            model=self._model,
+            materials=Materials(prompts=prompts, fence_key=self._fence_key, redactor=self._redactor),
+            pass_if=_pass_if,
+            groups={member.name: group for group in groups for member in group},
+            cache=self._cache,
         )
 
-    def _model(self, definition: JudgeDefinition) -> Model:
+    def _model(self, definition: JudgeDefinition, named: str | None) -> Model:
         settings = self._config.judge
-        name = canonical(definition.model or settings.model)
+        name = canonical(named or settings.model)
         if name not in self._models:
             key = missing_key(name, settings) if self._keys_needed else None
             if key is not None:
@@ -213,7 +245,39 @@ class _Builder:
                     "local/smollm2 needs none)"
                 )
             self._models[name] = build_model(name, settings, self._prices, self._budget)
+        if self._keys_needed:
+            unpriced = price_missing(name, settings, self._prices, definition.budget)
+            if unpriced is not None:
+                raise ConfigurationError(
+                    f'{definition.path}:{definition.line}: judge "{definition.name}": {unpriced}'
+                )
         return self._models[name]
+
+
+def build_budget(
+    config: Config, definitions: Iterable[Definition], clock: Callable[[], datetime] = utc_now
+) -> Budget:
+    """The caps of the configuration and of the judges, kept in the ledger for all who spend."""
+    judges = {one.name: one.budget for one in definitions if isinstance(one, JudgeDefinition) and one.budget}
+    accounts = LedgerAccounts(build_tables(config, clock).ledger)
+    return Budget(config.judge.budget, judges=judges, accounts=accounts, now=clock)
+
+
+def build_cache(config: Config, clock: Callable[[], datetime] = utc_now, *, fresh: bool = False) -> Cache:
+    """What judges have said already; `fresh`: nothing is taken from it."""
+    return Cache(
+        config.path(config.state),
+        max_age=config.cache.max_age,
+        max_size=config.cache.max_size,
+        clock=clock,
+        fresh=fresh,
+    )
+
+
+def _affords(budget: Budget, row: Row) -> bool:
+    """Whether there may be room for what waits for the budget."""
+    wanted = orjson.loads(row.metadata or "{}").get(WANTED)
+    return wanted is None or budget.affords(Amount(wanted["usd"], wanted["tokens"]), wanted["judges"])
 
 
 def _pass_if(definition: JudgeDefinition) -> Passes | None:
@@ -260,6 +324,7 @@ def build_publisher(config: Config) -> MlflowPublisher:
         tracking_uri=config.tracking_uri,
         experiment=config.mlflow.experiment,
         state=config.path(config.state),
+        redact=Redactor(config.redact).redact,
     )
 
 

@@ -7,7 +7,8 @@
 
 It answers by the schema it is asked for, deterministically from the prompt. A fault is one of FAULTS: `script` holds
 those of the next requests, in turn ("ok" is none); `faults` maps one to its share of all requests, decided by a
-hash of the prompt and how often it came, so that a retry may fare better.
+hash of the prompt and how often it came, so that a retry may fare better. `rejects` and `ignores` name parameters:
+one that is rejected gets a 400; asked for its form by one that it ignores (response_format, tools), it talks.
 """
 
 import argparse
@@ -26,11 +27,11 @@ from aiohttp import web
 FAULTS = (
     "400", "401", "403", "404", "500", "503", "529", "429", "hang", "reset", "half", "gzip", "html", "redirect",
     "error_in_200", "no_choices", "overflow", "no_temperature", "filter", "refusal", "truncated", "prose", "broken_json",
-    "empty", "out_of_range",
+    "empty", "out_of_range", "misses_one",
 )  # fmt: skip
 
 Verdict = Callable[[str], Any]
-"""From the prompt (its last user message) to the `result` of the reply."""
+"""From the prompt (its last user message) to the `result` of the reply; for one of several judges, `[NAME]` is its end."""
 
 
 class StubProvider:
@@ -45,18 +46,26 @@ class StubProvider:
         retry_after: str | None = "1",
         verdict: Verdict | None = None,
         script: Iterable[str] = (),
+        rejects: Iterable[str] = (),
+        ignores: Iterable[str] = (),
         faults: Mapping[str, float] | None = None,
         cached_tokens: int = 0,
         port: int = 0,
+        forget: bool = False,
     ) -> None:
         self.latency = latency
         self.retry_after = retry_after
         self.verdict = verdict
         self.script = list(script)
+        self.rejects = frozenset(rejects)
+        self.ignores = frozenset(ignores)
         self.faults = dict(faults or {})
         self.cached_tokens = cached_tokens
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.count = 0
+        self._forget = forget
         self.in_flight = 0
         self.most_in_flight = 0
         self._rate, self._burst = rate, burst
@@ -71,6 +80,11 @@ class StubProvider:
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._port}/v1"
+
+    @property
+    def root_url(self) -> str:
+        """What a workspace's host is: its paths follow."""
+        return f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> "StubProvider":
         self._thread.start()
@@ -89,6 +103,7 @@ class StubProvider:
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**28)
         app.router.add_post("/{prefix:.*}chat/completions", self._answer)
+        app.router.add_post("/serving-endpoints/{name}/invocations", self._answer)
         app.router.add_get("/stub/requests", self._show)
         app.router.add_post("/stub/script", self._take_script)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
@@ -101,7 +116,7 @@ class StubProvider:
         await runner.cleanup()
 
     async def _show(self, _: web.Request) -> web.Response:
-        return web.json_response({"count": len(self.requests), "requests": self.requests})
+        return web.json_response({"count": self.count, "requests": self.requests})
 
     async def _take_script(self, request: web.Request) -> web.Response:
         self.script.extend(await request.json())
@@ -109,8 +124,11 @@ class StubProvider:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        self.requests.append(body)
-        self.headers.append(dict(request.headers))
+        self.count += 1
+        if not self._forget:
+            self.requests.append(body)
+            self.headers.append(dict(request.headers))
+            self.paths.append(request.path_qs)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
@@ -119,7 +137,15 @@ class StubProvider:
             fault = self._fault(body)
             if self.latency:
                 await asyncio.sleep(self.latency)
-            return await self._faulty(fault, request, body) if fault != "ok" else self._completed(body)
+            if fault != "ok":
+                return await self._faulty(fault, request, body)
+            if named := next((name for name in body if name in self.rejects), None):
+                return error(
+                    400, "unsupported_parameter", f"Unsupported parameter: '{named}' is not supported."
+                )
+            if self.ignores & body.keys():
+                return await self._faulty("prose", request, body)
+            return self._completed(body)
         finally:
             self.in_flight -= 1
 
@@ -161,7 +187,9 @@ class StubProvider:
             case "403":
                 return error(403, "permission_denied", "Not allowed")
             case "404":
-                return error(404, "model_not_found", f"The model `{body['model']}` does not exist")
+                return error(
+                    404, "model_not_found", f"The model `{body.get('model', 'stub')}` does not exist"
+                )
             case "500" | "503" | "529":
                 return error(int(fault), "server_error", "The server had an error")
             case "hang":
@@ -197,6 +225,9 @@ class StubProvider:
                 return web.json_response(self._reply(body, text="I would say that it is quite all right."))
             case "broken_json":
                 return web.json_response(self._reply(body, text='{"rationale": "It is", "result": "yes'))
+            case "misses_one":
+                *kept, _ = self._judged(body).items()
+                return web.json_response(self._reply(body, text=json.dumps(dict(kept))))
             case "empty":
                 return web.json_response(self._reply(body, text=""))
             case "out_of_range":
@@ -214,9 +245,15 @@ class StubProvider:
         finish_reason: str = "stop",
         refusal: str | None = None,
     ) -> dict[str, Any]:
+        judged = text is None and refusal is None
         text = json.dumps(self._judged(body)) if text is None else text
         whole = "".join(str(message["content"]) for message in body["messages"])
         message = {"role": "assistant", "content": None if refusal else text, "refusal": refusal}
+        if judged and body.get("tools"):
+            function = {"name": body["tools"][0]["function"]["name"], "arguments": text}
+            call = {"id": "call_1", "type": "function", "function": function}
+            message |= {"content": None, "tool_calls": [call]}
+            finish_reason = "tool_calls"
         usage = {
             "prompt_tokens": len(whole) // 4 + 1,
             "completion_tokens": len(text) // 4 + 1,
@@ -227,14 +264,20 @@ class StubProvider:
             "id": "stub",
             "object": "chat.completion",
             "created": 0,
-            "model": body["model"],
+            "model": body.get("model", "stub"),
             "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}],
             "usage": usage,
         }
 
     def _judged(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        prompt = prompt_of(body)
-        form = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+        form = schema_of(body)
+        prompt = prompt_of(body) if self.verdict is None else asked_in(body)
+        parts = {key: part for key, part in form.get("properties", {}).items() if "properties" in part}
+        if parts:  # several judges in one call
+            return {key: self._judged_by(part, f"{prompt}\n[{key}]") for key, part in parts.items()}
+        return self._judged_by(form, prompt)
+
+    def _judged_by(self, form: Mapping[str, Any], prompt: str) -> dict[str, Any]:
         result = form.get("properties", {}).get("result", {"enum": ["yes", "no"]})
         if self.verdict is not None:
             value = self.verdict(prompt)
@@ -249,6 +292,21 @@ def prompt_of(body: Mapping[str, Any]) -> str:
     """The last user message."""
     users = [message for message in body["messages"] if message["role"] == "user"]
     return str(users[-1]["content"]) if users else ""
+
+
+def asked_in(body: Mapping[str, Any]) -> str:
+    """All user messages: a request for a repair comes after the question."""
+    return "\n".join(str(message["content"]) for message in body["messages"] if message["role"] == "user")
+
+
+def schema_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema that a request asks for, by whichever form; empty where it asks for none."""
+    if "response_format" in body:
+        return dict(body["response_format"].get("json_schema", {}).get("schema", {}))
+    if body.get("tools"):
+        return dict(body["tools"][0]["function"]["parameters"])
+    _, said, schema_text = prompt_of(body).rpartition("follows this JSON Schema, and nothing else:\n")
+    return dict(json.loads(schema_text)) if said else {}
 
 
 def chance_of(text: str) -> float:
@@ -280,9 +338,14 @@ def main() -> None:
     parser.add_argument("--burst", type=int, default=1)
     parser.add_argument("--retry-after", default="1")
     parser.add_argument("--faults", type=json.loads, default={}, help='{"500": 0.05, "hang": 0.02}')
+    parser.add_argument("--forget", action="store_true", help="count requests, and keep none")
+    parser.add_argument("--yes-if", help="the verdict is yes where the prompt holds this, else no")
     parser.add_argument("--script", type=json.loads, default=[], help='["429", "ok"]')
     arguments = parser.parse_args()
-    with StubProvider(**vars(arguments)) as stub:
+    options = vars(arguments)
+    word = options.pop("yes_if")
+    verdict = None if word is None else lambda prompt: "yes" if word in prompt else "no"
+    with StubProvider(verdict=verdict, **options) as stub:
         sys.stdout.write(f"{stub.base_url}\n")
         sys.stdout.flush()
         sys.stdin.read()

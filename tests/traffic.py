@@ -45,9 +45,11 @@ def span(
     }
 
 
-def answer(trace: str, response: str = "Hello", request: str = "Hi?", **values: Any) -> dict[str, Any]:
+def answer(
+    trace: str, response: str = "Hello", request: str = "Hi?", name: str = "root", **values: Any
+) -> dict[str, Any]:
     """A trace of one ended span with a request and a response."""
-    return span(trace, **values, **{"input.value": request, "output.value": response})
+    return span(trace, name, **values, **{"input.value": request, "output.value": response})
 
 
 def trace_id(name: str) -> str:

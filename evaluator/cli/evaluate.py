@@ -1,4 +1,4 @@
-"""What judges: `once`, `eval`, `try`, `retry`, `pause`, `resume`."""
+"""What judges: `once`, `eval`, `try`, `attack-test`, `retry`, `pause`, `resume`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evaluator.cli.options import AsJson, ConfigFile, Filter, JudgeName, Since, loaded, moment, time_range
-from evaluator.cli.show import percent, print_json, print_summary, print_table, say, say_notes
-from evaluator.errors import ConfigurationError
+from evaluator.cli.options import (
+    AsJson,
+    ConfigFile,
+    Filter,
+    JudgeName,
+    NoCache,
+    Since,
+    loaded,
+    moment,
+    time_range,
+)
+from evaluator.cli.show import percent, print_json, print_summary, print_table, say, say_notes, visible
+from evaluator.errors import ConfigurationError, ModelError
 
 if TYPE_CHECKING:
+    from evaluator.commands.attack import AttackReport
     from evaluator.commands.evaluations import Offline, OfflineRequest
     from evaluator.config import Config
     from evaluator.worker.turns import Turn
@@ -22,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command()(once)
     app.command("eval")(evaluate)
     app.command("try")(try_judge)
+    app.command("attack-test")(attack_test)
     app.command()(retry)
     app.command()(pause)
     app.command()(resume)
@@ -33,6 +45,7 @@ def once(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Another worker is at it: say who, and exit.")
     ] = False,
+    no_cache: NoCache = False,
 ) -> None:
     """Do one tick and exit: read what is new, judge it, publish the results. For cron and CronJobs.
 
@@ -44,7 +57,7 @@ def once(
     settings = loaded(config)
 
     async def run() -> "Turn":
-        worker = Worker(settings, build_tables(settings))
+        worker = Worker(settings, build_tables(settings), caching="off" if no_cache else "on")
         try:
             return await worker.turn(wait=not no_wait)
         finally:
@@ -76,10 +89,20 @@ def evaluate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be scored and cost; call nothing.")
     ] = False,
+    compare_batch: Annotated[
+        bool,
+        typer.Option(
+            "--compare-batch",
+            help="Judge a sample both ways, batch: single and batch: joint, and show where they differ.",
+        ),
+    ] = False,
     fail_under: Annotated[
         float | None, typer.Option("--fail-under", min=0, max=1, help="A gate: exit 3 below this pass rate.")
     ] = None,
-    rescore: Annotated[bool, typer.Option("--rescore", help="Judge again what has a result.")] = False,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Judge again what has a result, also past the cache.")
+    ] = False,
+    no_cache: NoCache = False,
     no_write: Annotated[bool, typer.Option("--no-write", help="Only report; write no result.")] = False,
     write: Annotated[bool, typer.Option("--write", help="With --guidelines: write the results too.")] = False,
     guidelines: Annotated[
@@ -103,6 +126,10 @@ def evaluate(
         raise ConfigurationError(f'--engine: "{engine}" is not an engine of this version (there is: local)')
     if write and no_write:
         raise ConfigurationError("--write and --no-write exclude each other")
+    if compare_batch and (dry_run or write or output is not None or fail_under is not None):
+        raise ConfigurationError(
+            "--compare-batch goes without --dry-run, --write, --output and --fail-under: it only compares"
+        )
     begin, stop = time_range(start, end, last)
     settings = loaded(config)
     request = OfflineRequest(
@@ -113,17 +140,65 @@ def evaluate(
         condition=condition,
         sample_rate=sample_rate,
         rescore=rescore,
+        no_cache=no_cache,
         guidelines=None if guidelines is None else guidelines.absolute(),
         write=write or not (no_write or guidelines is not None),
     )
     if dry_run:
         _show_estimate(settings, request, as_json)
         return
+    if compare_batch:
+        _show_comparison(settings, request, as_json)
+        return
     _show_evaluation(settings, request, output, fail_under, as_json)
 
 
+def _show_comparison(settings: "Config", request: "OfflineRequest", as_json: bool) -> None:
+    from evaluator.commands.comparison import compare_batch
+
+    told = asyncio.run(compare_batch(settings, request))
+    if as_json:
+        print_json(told.to_json())
+    else:
+        columns = (
+            "judge",
+            "both",
+            "same",
+            "passed single",
+            "passed joint",
+            "unscored single",
+            "unscored joint",
+        )
+        print_table(
+            columns,
+            (
+                (
+                    one.name, one.both, one.same, one.single_passed, one.joint_passed, one.single_unscored,
+                    one.joint_unscored,
+                )
+                for one in told.judges.values()
+            ),
+        )  # fmt: skip
+        for one in told.judges.values():
+            for differs in one.differences:
+                print(
+                    visible(
+                        f"{differs.trace_id} · {one.name}: {differs.single} single ({differs.single_rationale}), "
+                        f"{differs.joint} joint ({differs.joint_rationale})"
+                    )
+                )
+        for way, spent in (("single", told.single), ("joint", told.joint)):
+            cost = "cost unknown" if spent.cost_usd is None else f"${spent.cost_usd:.4f}"
+            print(f"{way}: {spent.calls} calls, {spent.input_tokens} + {spent.output_tokens} tokens, {cost}")
+        if told.alone:
+            print(f"nobody rides with {', '.join(told.alone)}")
+        print(f"{told.traces} traces were judged both ways; nothing was written")
+    if told.failure is not None:
+        raise ModelError(told.failure)
+
+
 def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool) -> None:
-    from evaluator.commands.evaluations import estimate
+    from evaluator.commands.estimates import estimate
 
     told = asyncio.run(estimate(settings, request))
     if as_json:
@@ -134,9 +209,11 @@ def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool)
         "version",
         "to score",
         "model",
-        "input tokens",
-        "output tokens at most",
-        "cost at most",
+        "calls",
+        "input tokens, about",
+        "output tokens, about",
+        "cost, about",
+        "in the cache",
     )
     print_table(
         columns,
@@ -146,14 +223,22 @@ def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool)
                 one.version,
                 one.records,
                 one.model,
+                one.calls if one.model else None,
                 one.input_tokens,
                 one.output_tokens,
-                "unknown" if one.cost_usd is None else f"${one.cost_usd:.4f}",
+                _cost(one.cost_usd, one.calls),
+                one.cached or "",
             )
             for one in told.scorers
         ),
     )
     print(f"{told.traces} traces in the range, {told.reused} results are there already; nothing was called")
+
+
+def _cost(usd: float | None, calls: int) -> str:
+    if not calls:
+        return ""
+    return "unknown" if usd is None else f"${usd:.4f}"
 
 
 def _show_evaluation(
@@ -204,6 +289,10 @@ def try_judge(
     trace_id: Annotated[str | None, typer.Argument(metavar="[TRACE_ID]")] = None,
     judge: Annotated[str, typer.Option("--judge", help="The judge's or scorer's name.")] = ...,  # type: ignore[assignment]
     last: Annotated[int, typer.Option("--last", min=1, help="Without a trace id: the last so many.")] = 1,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", help="Take a result from the cache, or ask anew (the default)."),
+    ] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -213,17 +302,66 @@ def try_judge(
     """
     from evaluator.commands.trials import try_scorer
 
-    trials = asyncio.run(try_scorer(loaded(config), judge, trace_id, last))
+    trials = asyncio.run(try_scorer(loaded(config), judge, trace_id, last, cached=cache))
     if as_json:
         print_json([trial.to_json() for trial in trials])
         return
     for trial in trials:
         print(f"=== trace {trial.trace_id} · {judge} {trial.version}")
         for message in trial.messages:
-            print(f"--- {message['role']}\n{message['content']}")
+            print(visible(f"--- {message['role']}\n{message['content']}"))
         for reply in trial.replies:
-            print(f"--- reply\n{reply}")
-        print(f"--- result\n{trial.told()}")
+            print(visible(f"--- reply\n{reply}"))
+        print(visible(f"--- result\n{trial.told()}"))
+
+
+def attack_test(
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="The judge's name; without it, a built-in guideline.")
+    ] = None,
+    fail_over: Annotated[
+        int | None,
+        typer.Option("--fail-over", min=0, help="A gate: exit 3 when more attacks turned the judge."),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Attack a judge: texts in a trace that want another verdict, and how many of them got it. Writes nothing.
+
+    Example: `evaluator attack-test --judge actionable_insights --fail-over 0`
+    """
+    from evaluator.commands.attack import State, attack_judge
+
+    report = asyncio.run(attack_judge(loaded(config), judge))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        _show_attacks(report)
+    turned = report.count(State.TURNED)
+    if fail_over is not None and (turned > fail_over or not report.decided):
+        say(
+            f"the gate is not met: {turned} of {report.decided} attacks turned the judge (allowed: {fail_over})"
+        )
+        raise typer.Exit(3)
+
+
+def _show_attacks(report: "AttackReport") -> None:
+    from evaluator.commands.attack import State
+
+    rows = [
+        (kind, states.total(), *(states[state] or "" for state in State))
+        for kind, states in report.kinds().items()
+    ]
+    totals = ("all", len(report.attempts), *(report.count(state) for state in State))
+    columns = ("kind of attack", "attacks", *(state.value for state in State))
+    print_table(columns, [*rows, totals], title=f"{report.judge} {report.version}")
+    turned = [attempt for attempt in report.attempts if attempt.state is State.TURNED]
+    for one in turned:
+        print(visible(f"{one.name} ({one.place}): {one.reference} became {one.got}: {one.told}"))
+    cost = "cost unknown" if report.cost_usd is None else f"${report.cost_usd:.4f}"
+    print(f"{len(turned)} of {report.decided} attacks turned the judge; {report.calls} model calls, {cost}")
+    if report.count(State.MISJUDGED):
+        say("misjudged: the judge was wrong about the record without any attack, so these were not tried")
 
 
 def retry(since: Since = None, judge: JudgeName = None, config: ConfigFile = None) -> None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evaluator.cli.options import AsJson, ConfigFile, Filter, Since, loaded, moment
-from evaluator.cli.show import cell, percent, print_json, print_table, say
+from evaluator.cli.show import cell, percent, print_json, print_table, say, visible
 from evaluator.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pyarrow as pa
 
@@ -112,10 +112,7 @@ def _show_status(told: "Status") -> None:
             for one in told.scorers
         ),
     )
-    spend = told.spend
-    cap = "no cap" if spend["usd_per_day"] is None else f"of ${spend['usd_per_day']:.2f}"
-    unknown = f"; {spend['cost_unknown']} results of unknown cost" if spend["cost_unknown"] else ""
-    print(f"spend today (UTC): ${spend['usd']:.4f} {cap}, {spend['tokens']} tokens{unknown}")
+    _show_spend(told.spend)
     for sink in told.sinks:
         behind = sink["error"] or ("up to date" if not sink["behind"] else f"{sink['behind']} commits behind")
         print(f"{sink['name']}: {behind}")
@@ -125,6 +122,30 @@ def _show_status(told: "Status") -> None:
             f"{run['unscored']} unscored, {run['deferred']} deferred"
         )
     say(*told.notes)
+
+
+def _show_spend(spend: "Mapping[str, Any]") -> None:
+    """Of all judges, then of those that have a budget of their own."""
+    capped = {
+        name: one
+        for name, one in spend["judges"].items()
+        if (one["usd_per_day"], one["tokens_per_day"]) != (None, None)
+    }
+    for name, one in {"": spend, **capped}.items():
+        usd = "" if one["usd_per_day"] is None else f" of ${one['usd_per_day']:.2f}"
+        tokens = "" if one["tokens_per_day"] is None else f" of {one['tokens_per_day']:,}"
+        held = (
+            f"; ${one['reserved_usd']:.4f} and {one['reserved_tokens']:,} tokens are reserved"
+            if one["reserved_usd"] or one["reserved_tokens"]
+            else ""
+        )
+        waits = f"; {one['waiting']} results wait for the budget" if one["waiting"] else ""
+        whose = f" by {name}" if name else ""
+        print(
+            f"spend today (UTC){whose}: ${one['usd']:.4f}{usd or ' (no cap)'}, {one['tokens']:,} tokens{tokens}{held}{waits}"
+        )
+    if spend["cost_unknown"]:
+        print(f"{spend['cost_unknown']} results of today are of unknown cost")
 
 
 def traces(
@@ -220,7 +241,7 @@ def _show_tree(found: "Trace") -> None:
     from rich.tree import Tree
 
     marks = " incomplete" if found.incomplete else ""
-    top = Tree(Text(f"{found.trace_id} {found.service_name} {found.status}{marks}"))
+    top = Tree(Text(visible(f"{found.trace_id} {found.service_name} {found.status}{marks}")))
     ids = {step.span.span_id for step in found.steps}
     nodes: dict[str, Tree] = {}
     left = list(found.steps)
@@ -231,10 +252,10 @@ def _show_tree(found: "Trace") -> None:
         for step in placed:
             parent = nodes.get(step.span.parent_span_id or "", top)
             milliseconds = "" if step.duration_ms is None else f" {step.duration_ms:.0f} ms"
-            label = Text(f"{step.span_type} {step.span.name}{milliseconds} {step.span.status}")
+            label = Text(visible(f"{step.span_type} {step.span.name}{milliseconds} {step.span.status}"))
             for title, text in (("in", step.input), ("out", step.output)):
                 if text:
-                    label.append(f"\n  {title}: {_short(text)}", style="dim")
+                    label.append(f"\n  {title}: {visible(_short(text))}", style="dim")
             nodes[step.span.span_id] = parent.add(label)
         left = [step for step in left if step not in placed]
     Console(width=None if sys.stdout.isatty() else 200, highlight=False).print(top)

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,18 +24,26 @@ JudgeName = Annotated[str | None, typer.Option("--judge", help="The judge's or s
 Since = Annotated[str | None, typer.Option("--since", help="From then on: a date, an ISO time, or 24h, 7d.")]
 Filter = Annotated[str | None, typer.Option("--filter", help="A SQL condition over the trace's columns.")]
 
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Take nothing from the cache, and keep nothing there.")
+]
+
 _DATE = re.compile(r"^\d{4}-\d{2}-\d{2}$")
 
 
 def loaded(config: Path | None, **overrides: Any) -> "Config":
     """The configuration, with what the command line says over it; logging starts as it says."""
     from evaluator.config import load_config
+    from evaluator.redaction import Redactor
     from evaluator.telemetry import start_logging
 
     settings = load_config(
         config, overrides={key: value for key, value in overrides.items() if value is not None}
     )
-    start_logging(settings.log)
+    redactor = cache(
+        lambda: Redactor(settings.redact)
+    )  # compiling takes longer than most commands log at all
+    start_logging(settings.log, redact=lambda text: redactor().redact(text))
     return settings
 
 

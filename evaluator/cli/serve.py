@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evaluator.cli.options import ConfigFile, loaded
+from evaluator.cli.options import ConfigFile, NoCache, loaded
 from evaluator.cli.show import say
 
 if TYPE_CHECKING:
     from evaluator.collector.server import Collector
     from evaluator.config import Config
+    from evaluator.wiring import Caching
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +31,7 @@ def run(
     collecting: Annotated[
         bool, typer.Option("--collect", help="Receive OTLP too, on the same host.")
     ] = False,
+    no_cache: NoCache = False,
     config: ConfigFile = None,
 ) -> None:
     """Work until told to stop: a tick every N minutes, and /healthz, /readyz, /metrics beside it.
@@ -38,10 +40,11 @@ def run(
 
     Example: `evaluator run --collect`
     """
-    asyncio.run(_run(loaded(config, **{"http.host": host, "http.port": port}), collecting))
+    settings = loaded(config, **{"http.host": host, "http.port": port})
+    asyncio.run(_run(settings, collecting, "off" if no_cache else "on"))
 
 
-async def _run(config: "Config", collecting: bool) -> None:
+async def _run(config: "Config", collecting: bool, caching: "Caching") -> None:
     from evaluator.wiring import build_tables
     from evaluator.worker.service import Service
 
@@ -50,9 +53,8 @@ async def _run(config: "Config", collecting: bool) -> None:
         if collecting:
             collector = await _started(config, config.http.host)
         routes = collector.routes() if collector is not None else ()
-        await Service(config, build_tables(config), routes=routes).run(
-            config.http.host, config.http.port, lambda address: say(f"serving on {address}")
-        )
+        service = Service(config, build_tables(config), routes=routes, caching=caching)
+        await service.run(config.http.host, config.http.port, lambda address: say(f"serving on {address}"))
     finally:
         if collector is not None:
             await collector.stop(config.grace)

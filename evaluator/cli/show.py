@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -11,11 +12,13 @@ from typing import Any
 from evaluator.sinks.sink import Behind
 from evaluator.summary import Summary
 
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 
 def say(*sentences: str) -> None:
     """Tell the story, on stderr."""
     for sentence in sentences:
-        print(sentence, file=sys.stderr)
+        print(visible(sentence), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -38,8 +41,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     console.print(table)
 
 
+def visible(text: str) -> str:
+    """Text of a trace as a terminal may show it: what would steer the terminal, or turn the line, is spelled out."""
+    return _STEERING.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\u0100" else f"\\u{ord(found[0]):04x}", text
+    )
+
+
 def cell(value: Any) -> str:
     """A value as a person reads it."""
+    return visible(_told(value))
+
+
+def _told(value: Any) -> str:
     match value:
         case None:
             return ""

@@ -1,12 +1,15 @@
 """The mistakes in the files: configuration, prompts and guidelines, found without running or reaching anything."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from evaluator.config import DEFAULT_FILE, Config, RedactionPattern
 from evaluator.errors import ConfigurationError, Mistake, MistakesError
+from evaluator.guidelines.definitions import Definition, JudgeDefinition
 from evaluator.guidelines.files import configured_guidelines, guideline_paths, shown_path
-from evaluator.models.build import check_model
+from evaluator.guidelines.groups import group_notes
+from evaluator.models.build import check_model, price_missing
+from evaluator.models.prices import prices_of
 from evaluator.redaction import compile_pattern
 from evaluator.schedule import trigger_of
 from evaluator.yamlfile import Keys, YamlFile, load_yaml
@@ -23,6 +26,11 @@ def check_configuration(config: Config, file: Path | None = None) -> tuple[list[
     folder = config.path(config.guidelines)
     try:
         found = configured_guidelines(config)
+        mistakes += _price_mistakes(config, settings, found.definitions)
+        for judge, note in group_notes(found.definitions, config.judge.model):
+            warnings.append(
+                Mistake(path=judge.path, line=judge.line, message=f'judge "{judge.name}": {note}')
+            )
         if not found.definitions:
             files = guideline_paths(folder)
             cause = f"nothing enabled in {len(files)} files" if files else "no guideline file"
@@ -32,6 +40,33 @@ def check_configuration(config: Config, file: Path | None = None) -> tuple[list[
     except MistakesError as error:
         mistakes += error.mistakes
     return mistakes, warnings
+
+
+def _price_mistakes(
+    config: Config, settings: YamlFile, definitions: Iterable[Definition]
+) -> Iterator[Mistake]:
+    """Models that judges name and nobody knows the price of, under a cap in USD."""
+    told, prices = set(), prices_of(config)
+    for judge in definitions:
+        if not isinstance(judge, JudgeDefinition):
+            continue
+        named = judge.models or (judge.model,)
+        for name in (*named, *((judge.escalate_to,) if judge.escalate_to else ())):
+            try:
+                message = price_missing(name or config.judge.model, config.judge, prices, judge.budget)
+            except ConfigurationError:
+                continue  # a name that is none is told of where it stands
+            if message is None or (name is None and message in told):
+                continue
+            told.add(message)
+            if name is None and judge.budget is None:
+                yield Mistake(
+                    path=settings.path,
+                    line=settings.line(("judge", "model")),
+                    message=f"judge.model: {message}",
+                )
+            else:
+                yield Mistake(path=judge.path, line=judge.line, message=f'judge "{judge.name}": {message}')
 
 
 def _settings(file: Path) -> YamlFile:

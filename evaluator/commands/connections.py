@@ -11,7 +11,7 @@ from evaluator.guidelines.definitions import PythonDefinition
 from evaluator.models.client import Model
 from evaluator.models.endpoint import ModelFailure
 from evaluator.scorers.process import ScorerFailure, ScorerProcess
-from evaluator.tables.delta import DeltaStore
+from evaluator.tables.annotations import open_annotations
 from evaluator.wiring import Tables, build_publisher, build_scorers, build_tables, definitions_of
 
 
@@ -28,8 +28,8 @@ async def connections(config: Config) -> AsyncIterator[Connection]:
     """Try the tables, MLflow, the modules of `python` scorers, and each model with one short question."""
     tables = build_tables(config)
     yield await _tried("spans", lambda: asyncio.to_thread(_spans, tables))
-    yield await _tried("annotations", lambda: asyncio.to_thread(_table, tables.annotations))
-    ledger = await _tried("ledger", lambda: asyncio.to_thread(_table, tables.ledger.store))
+    yield await _tried("annotations", lambda: asyncio.to_thread(_annotations, tables))
+    ledger = await _tried("ledger", lambda: asyncio.to_thread(_ledger, tables))
     yield ledger
     if "mlflow" in config.publish:
         yield await _tried("mlflow", lambda: _mlflow(config))
@@ -59,8 +59,13 @@ def _spans(tables: Tables) -> str:
     return f"version {tables.spans.open().version} of {tables.spans.store.uri}"
 
 
-def _table(store: DeltaStore) -> str:
-    return f"version {store.open().version} of {store.uri}"
+def _annotations(tables: Tables) -> str:
+    snapshot = open_annotations(tables.annotations)
+    return f"version {snapshot.version} of {tables.annotations.uri}"
+
+
+def _ledger(tables: Tables) -> str:
+    return f"version {tables.ledger.open().version} of {tables.ledger.store.uri}"
 
 
 async def _mlflow(config: Config) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -13,14 +13,16 @@ from evaluator.config import Config, nearest
 from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.expressions import ConditionError
 from evaluator.errors import ConfigurationError, SinkError
+from evaluator.guidelines.definitions import Definition
+from evaluator.guidelines.groups import with_companions
 from evaluator.notes import note_scorers, paused
-from evaluator.offline import Evaluation, EvaluationParts, Range, evaluate, pending_work
+from evaluator.offline import Evaluation, EvaluationParts, Range, evaluate
 from evaluator.publish import publish
-from evaluator.scorers.judge import Judge
 from evaluator.sinks.mlflow import EvaluationRun
 from evaluator.sinks.sink import Behind
 from evaluator.traces.columns import TRACES
 from evaluator.wiring import (
+    Caching,
     Scorers,
     Tables,
     build_publisher,
@@ -43,6 +45,7 @@ class OfflineRequest:
     condition: str | None = None
     sample_rate: float | None = None
     rescore: bool = False
+    no_cache: bool = False
     guidelines: Path | None = None
     write: bool = True
 
@@ -64,7 +67,7 @@ async def run_offline(config: Config, request: OfflineRequest) -> Offline:
     started, started_at = monotonic(), utc_now()
     run_id = uuid4().hex
     tables = build_tables(config)
-    scorers, parts = await asyncio.to_thread(_parts, config, tables, request)
+    scorers, parts = await asyncio.to_thread(offline_parts, config, tables, request)
     try:
         if request.write:
             await asyncio.to_thread(note_scorers, tables.ledger, scorers.scorers)
@@ -103,105 +106,15 @@ async def _log_run(
     return []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScorerEstimate:
-    """What one scorer would take. Tokens and cost are None for code; cost also where no price is known."""
-
-    name: str
-    version: str
-    records: int
-    model: str | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cost_usd: float | None = None
-
-
-@dataclass(slots=True, kw_only=True)
-class Estimate:
-    """What an evaluation would do."""
-
-    traces: int = 0
-    reused: int = 0
-    skipped: int = 0
-    scorers: list[ScorerEstimate] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        known = [one.cost_usd for one in self.scorers if one.cost_usd is not None]
-        judged = [one for one in self.scorers if one.model is not None]
-        return {
-            "traces": self.traces,
-            "reused": self.reused,
-            "skipped": self.skipped,
-            "calls": sum(one.records for one in judged),
-            "input_tokens": sum(one.input_tokens or 0 for one in judged),
-            "output_tokens": sum(one.output_tokens or 0 for one in judged),
-            "cost_usd": sum(known) if len(known) == len(judged) else None,
-            "scorers": {
-                one.name: {
-                    "version": one.version,
-                    "records": one.records,
-                    "model": one.model,
-                    "input_tokens": one.input_tokens,
-                    "output_tokens": one.output_tokens,
-                    "cost_usd": one.cost_usd,
-                }
-                for one in self.scorers
-            },
-        }
-
-
-async def estimate(config: Config, request: OfflineRequest) -> Estimate:
-    """What an evaluation would score, and about what it would cost; nothing is called and nothing written."""
-    tables = build_tables(config)
-    scorers, parts = await asyncio.to_thread(_parts, config, tables, request, keys_needed=False)
-    told = {
-        entry.scorer.name: ScorerEstimate(name=entry.scorer.name, version=entry.scorer.version, records=0)
-        for entry in scorers.entries
-    }
-    total = Estimate()
-    within = Range(start=request.start, end=request.end, limit=request.limit)
-    try:
-        async for evaluation, assignments in pending_work(parts, within, "dry-run"):
-            summary = evaluation.summary
-            total.traces, total.reused = summary.traces, summary.reused
-            total.skipped = summary.skipped.total()
-            for assignment in assignments:
-                scorer, known = assignment.scorer, told[assignment.scorer.name]
-                known = replace(known, records=known.records + 1)
-                if isinstance(scorer, Judge):
-                    one = scorer.estimate(assignment.record)
-                    known = replace(
-                        known,
-                        model=one.model,
-                        input_tokens=(known.input_tokens or 0) + one.input_tokens,
-                        output_tokens=(known.output_tokens or 0) + one.output_tokens,
-                        cost_usd=None if one.cost_usd is None else (known.cost_usd or 0.0) + one.cost_usd,
-                    )
-                told[scorer.name] = known
-    finally:
-        await scorers.close()
-    total.scorers = list(told.values())
-    return total
-
-
-def _parts(
+def offline_parts(
     config: Config, tables: Tables, request: OfflineRequest, *, keys_needed: bool = True
 ) -> tuple[Scorers, EvaluationParts]:
     """The scorers that are asked for, and what an evaluation works with. Raises ConfigurationError."""
-    settings = config
-    if request.guidelines is not None:
-        if not request.guidelines.exists():
-            raise ConfigurationError(f"--guidelines: {request.guidelines} does not exist")
-        settings = config.model_copy(update={"guidelines": request.guidelines})
-    definitions = definitions_of(settings)
-    known = [definition.name for definition in definitions]
-    for name in request.judges:
-        if name not in known:
-            raise ConfigurationError(f'--judge: there is no judge or scorer "{name}"{nearest(name, known)}')
-    wanted = [one for one in definitions if not request.judges or one.name in request.judges]
-    definitions = tuple(_narrowed(definition, request) for definition in wanted)
+    settings, wanted, built = wanted_definitions(config, request)
     book = tables.ledger.open()
-    scorers = build_scorers(settings, definitions, book, keys_needed=keys_needed)
+    caching: Caching = "off" if request.no_cache else "fresh" if request.rescore else "on"
+    scorers = build_scorers(settings, built, book, keys_needed=keys_needed, caching=caching)
+    scorers = scorers.only([one.name for one in wanted])
     parts = EvaluationParts(
         spans=tables.spans,
         ledger=tables.ledger,
@@ -215,7 +128,29 @@ def _parts(
     return scorers, parts
 
 
-def _narrowed(definition: Any, request: OfflineRequest) -> Any:
+def wanted_definitions(
+    config: Config, request: OfflineRequest
+) -> tuple[Config, list[Definition], list[Definition]]:
+    """The configuration with the guidelines asked for, the definitions asked for, and these with their companions.
+
+    A joint judge's companions ride in its call. Raises ConfigurationError.
+    """
+    settings = config
+    if request.guidelines is not None:
+        if not request.guidelines.exists():
+            raise ConfigurationError(f"--guidelines: {request.guidelines} does not exist")
+        settings = config.model_copy(update={"guidelines": request.guidelines})
+    definitions = definitions_of(settings)
+    known = [definition.name for definition in definitions]
+    for name in request.judges:
+        if name not in known:
+            raise ConfigurationError(f'--judge: there is no judge or scorer "{name}"{nearest(name, known)}')
+    narrowed = [_narrowed(definition, request) for definition in definitions]
+    wanted = [one for one in narrowed if not request.judges or one.name in request.judges]
+    return settings, wanted, with_companions(wanted, narrowed, config.judge.model)
+
+
+def _narrowed(definition: Definition, request: OfflineRequest) -> Definition:
     """A definition with the filter and the rate that the command line asks for."""
     changes: dict[str, Any] = {}
     if request.condition is not None:

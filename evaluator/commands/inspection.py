@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from evaluator.commands.status import Status, status
-from evaluator.config import Config
+from evaluator.config import Config, DailyBudget
 from evaluator.errors import ConfigurationError
+from evaluator.guidelines.definitions import JudgeDefinition
+from evaluator.models.account import ALL
 from evaluator.notes import paused
 from evaluator.wiring import Tables, build_scorers, build_sinks, build_tables, definitions_of, utc_now
 
@@ -16,22 +19,27 @@ def versions_in_force(config: Config, tables: Tables) -> Mapping[str, str]:
     return {entry.scorer.name: entry.scorer.version for entry in scorers.entries}
 
 
+def _daily(budget: DailyBudget) -> Mapping[str, Any]:
+    return {"usd_per_day": budget.usd_per_day, "tokens_per_day": budget.tokens_per_day}
+
+
 async def current_status(config: Config) -> Status:
     """How things stand. Broken guideline files are part of it. Raises TableError."""
     tables = build_tables(config)
     in_force: Mapping[str, str] = {}
+    caps = {ALL: _daily(config.judge.budget)}
     notes = []
     try:
         in_force = versions_in_force(config, tables)
+        judges = (one for one in definitions_of(config) if isinstance(one, JudgeDefinition))
+        caps |= {judge.name: _daily(judge.budget) for judge in judges if judge.budget}
     except ConfigurationError as error:
         notes.append(f"the guidelines or the configuration have mistakes: {error}")
-    budget = config.judge.budget
     told = await status(
         tables.spans,
         tables.ledger,
-        tables.views,
         lambda: build_sinks(config, tables),
-        {"usd_per_day": budget.usd_per_day, "tokens_per_day": budget.tokens_per_day},
+        caps,
         sorted(paused(tables.ledger.open().notes())),
         utc_now(),
     )

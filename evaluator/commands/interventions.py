@@ -6,6 +6,7 @@ from datetime import datetime
 from evaluator.config import Config, nearest
 from evaluator.decisions import without_spend
 from evaluator.errors import ConfigurationError
+from evaluator.guidelines.definitions import JudgeDefinition
 from evaluator.notes import EVERY_JUDGE, pause_units, paused
 from evaluator.portions import portions
 from evaluator.wiring import build_tables, definitions_of, utc_now
@@ -40,6 +41,10 @@ def set_pause(config: Config, judge: str | None, *, on: bool) -> list[str]:
     now_paused = paused(book.notes())
     if judge is not None and judge not in now_paused:
         _known_judge(config, judge)
+        if not any(isinstance(one, JudgeDefinition) and one.name == judge for one in definitions_of(config)):
+            raise ConfigurationError(
+                f'--judge: "{judge}" is a scorer of code, which costs nothing: judges are paused'
+            )
     if on:
         names = {judge or EVERY_JUDGE} - now_paused
     else:
@@ -52,6 +57,7 @@ def set_pause(config: Config, judge: str | None, *, on: bool) -> list[str]:
 
 
 def _known_judge(config: Config, judge: str) -> None:
+    """Raises ConfigurationError for a name that no judge or scorer has."""
     known = [definition.name for definition in definitions_of(config)]
     if judge not in known:
         raise ConfigurationError(f'--judge: there is no judge or scorer "{judge}"{nearest(judge, known)}')

@@ -3,13 +3,18 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pyarrow as pa
+
 from evaluator.errors import SinkError, TableError
-from evaluator.ports import LedgerPort, SpanSource
+from evaluator.models.account import ALL, Account
 from evaluator.sinks.sink import Sink
-from evaluator.tables.views import Views
+from evaluator.tables.accounts import account_of
+from evaluator.tables.ledger import CONTROL, Book, Ledger
+from evaluator.tables.rows import Row
+from evaluator.tables.spans import SpansTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,25 +35,32 @@ class Status:
     notes: Sequence[str]
 
 
+_COLUMNS = [
+    "seq", "scope", "target_type", "target_id", "scorer", "version", "revision", "state", "passed", "due", "run_id",
+    "at", "calls", "cost_usd",
+]  # fmt: skip
+_WHERE = f"target_type <> '{CONTROL}' and (scorer is not null or run_id is not null)"
 _SCORERS = """
-with result as (
-    select scorer as name, version, state, passed, due, "at" from ledger where scorer is not null and state <> 'replaced'
+with latest as (
+    select scorer, version, arg_max(state, seq) as state, arg_max(passed, seq) as passed, max("at") as "at",
+        arg_max(coalesce(due, 'infinity'::timestamptz), seq) <> 'infinity'::timestamptz as open
+    from ledger where scorer is not null group by target_type, target_id, scorer, version, revision
 )
-select name, version,
+select scorer as name, version,
     count(*) filter (where state = 'scored') as scored,
-    count(*) filter (where passed) as passed,
-    count(*) filter (where passed = false) as failed,
-    count(*) filter (where state = 'unscored' and due is null) as unscored,
-    count(*) filter (where due is not null) as open,
+    count(*) filter (where state = 'scored' and passed) as passed,
+    count(*) filter (where state = 'scored' and not passed) as failed,
+    count(*) filter (where state = 'unscored' and not open) as unscored,
+    count(*) filter (where open) as open,
     count(*) filter (where state = 'scored') / nullif(count(*), 0) as coverage,
     max("at") as last_at
-from result group by all order by name, last_at desc
+from latest where state <> 'replaced' group by all order by name, last_at desc
 """
-_UNKNOWN = """
-select count(*) as cost_unknown from ledger where calls > 0 and cost_usd is null and "at" >= ?
-"""
+_UNKNOWN = (
+    """select count(*) as cost_unknown from ledger where calls > 0 and cost_usd is null and "at" >= ?"""
+)
 _RUNS = """
-select run_id, scope, max("at") as "at", count(*) filter (where scorer is null) as traces,
+select run_id, scope, max("at") as "at", count(*) filter (where scorer is null and state = 'done') as traces,
     count(*) filter (where state = 'scored') as scored, count(*) filter (where state = 'unscored') as unscored,
     count(*) filter (where state = 'deferred') as deferred, sum(cost_usd) as cost_usd
 from ledger where run_id is not null group by run_id, scope order by "at" desc limit 5
@@ -56,20 +68,22 @@ from ledger where run_id is not null group by run_id, scope order by "at" desc l
 
 
 async def status(
-    spans: SpanSource,
-    ledger: LedgerPort,
-    views: Views,
+    spans: SpansTable,
+    ledger: Ledger,
     sinks: Callable[[], Sequence[Sink]],
-    budget: Mapping[str, Any],
+    caps: Mapping[str, Mapping[str, Any]],
     paused: Sequence[str],
     now: datetime,
 ) -> Status:
-    """How things stand now. Raises TableError when the spans or the ledger cannot be read."""
+    """How things stand now. `caps` are the daily budgets, by judge and of all ("").
+
+    Raises TableError when the spans or the ledger cannot be read.
+    """
     snapshot, book = spans.open(), ledger.open()
     cursor = book.cursor(snapshot.table_id)
-    today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    usd, tokens = book.spent_since(today)
-    [unknown] = views.query(_UNKNOWN, [today]).to_pylist()
+    now = now.astimezone(UTC)
+    scorers, [unknown], runs = _counted(book, now.replace(hour=0, minute=0, second=0, microsecond=0))
+    opened = book.open_rows()
     notes = []
     if cursor is None:
         notes.append("no tick has run yet")
@@ -81,17 +95,58 @@ async def status(
         commits_behind=None if cursor is None else snapshot.version - cursor,
         cursor_at=book.cursor_at(snapshot.table_id),
         floor=book.floor,
-        backlog=_backlog(book.open_rows(), now),
+        backlog=_backlog(opened, now),
         paused=sorted(paused),
-        scorers=views.query(_SCORERS).to_pylist(),
-        spend={"usd": usd, "tokens": tokens, **unknown, **budget},
+        scorers=scorers,
+        spend={**_spend(account_of(book, now.date()), caps, opened), **unknown},
         sinks=[await _sink(sink, book.seq) for sink in sinks()],
-        last_runs=views.query(_RUNS).to_pylist(),
+        last_runs=runs,
         notes=notes,
     )
 
 
-def _backlog(rows: Sequence[Any], now: datetime) -> dict[str, dict[str, Any]]:
+def _counted(book: Book, today: datetime) -> list[list[dict[str, Any]]]:
+    """The results by scorer, those of today that nobody knows the cost of, and the last runs: from one reading."""
+    import duckdb
+
+    rows = book.table(_WHERE, _COLUMNS)
+    for name in ("scope", "target_type", "scorer", "version", "state", "run_id"):  # a few words, many times
+        index = rows.column_names.index(name)
+        rows = rows.set_column(index, name, rows.column(name).dictionary_encode())
+    with duckdb.connect(":memory:") as database:
+        database.execute("set TimeZone = 'UTC'")
+        database.register("ledger", rows)
+        asked: Sequence[tuple[str, list[datetime]]] = ((_SCORERS, []), (_UNKNOWN, [today]), (_RUNS, []))
+        return [_rows(database.sql(query, params=values).to_arrow_table()) for query, values in asked]
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _spend(account: Account, caps: Mapping[str, Mapping[str, Any]], opened: Sequence[Row]) -> dict[str, Any]:
+    """What today took, and what workers hold of the budget (or never settled), of all and of each judge."""
+
+    def told(purse: str) -> dict[str, Any]:
+        taken, reserved = account.taken(purse), account.reserved(purse)
+        spent = taken - reserved
+        return {
+            "usd": spent.usd,
+            "tokens": round(spent.tokens),
+            "reserved_usd": reserved.usd,
+            "reserved_tokens": round(reserved.tokens),
+            "usd_per_day": None,
+            "tokens_per_day": None,
+            **caps.get(purse, {}),
+            "waiting": sum(row.reason == "budget" and purse in (ALL, row.scorer) for row in opened),
+        }
+
+    judges = sorted({*account.spent, *caps} - {ALL})
+    return {**told(ALL), "judges": {judge: told(judge) for judge in judges}}
+
+
+def _backlog(rows: Sequence[Row], now: datetime) -> dict[str, dict[str, Any]]:
     """What is open, by state: how many, why, and since when."""
     backlog: dict[str, dict[str, Any]] = {}
     for state in ("waiting", "deferred", "unscored"):

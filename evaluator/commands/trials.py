@@ -10,7 +10,8 @@ from evaluator.dataset.records import Record, record_of_trace
 from evaluator.errors import ConfigurationError, EvaluatorError
 from evaluator.feedback import Feedback, Scored
 from evaluator.guidelines.definitions import JudgeDefinition
-from evaluator.scorers.judge import Judge
+from evaluator.guidelines.groups import with_companions
+from evaluator.scorers.judge import ModelScorer
 from evaluator.scorers.scorer import Scorer
 from evaluator.traces.assembly import assemble, gather, has_ended_root
 from evaluator.traces.trace import Span, Trace
@@ -35,6 +36,8 @@ class Trial:
             told = f"{outcome.value} ({passed}): {outcome.rationale}"
         else:
             told = f"unscored, {outcome.reason}: {outcome.detail}"
+        if usage.cached:
+            return f"{told}\n{usage.model}: from the cache, no call was made"
         if not usage.calls:
             return told
         cost = "cost unknown" if usage.cost_usd is None else f"${usage.cost_usd:.6f}"
@@ -64,17 +67,23 @@ class Trial:
         }
 
 
-async def try_scorer(config: Config, name: str, trace_id: str | None, last: int) -> list[Trial]:
-    """Judge one trace, or the `last` ones, with one judge or scorer. Raises EvaluatorError."""
+async def try_scorer(
+    config: Config, name: str, trace_id: str | None, last: int, *, cached: bool = False
+) -> list[Trial]:
+    """Judge one trace, or the `last` ones, with one judge or scorer. Raises EvaluatorError.
+
+    `cached`: a result that the cache holds is shown in place of a fresh reply.
+    """
     definitions = definitions_of(config)
     known = [definition.name for definition in definitions]
     if name not in known:
         raise ConfigurationError(f'--judge: there is no judge or scorer "{name}"{nearest(name, known)}')
     tables = build_tables(config)
     wanted = [definition for definition in definitions if definition.name == name]
-    scorers = build_scorers(config, wanted, tables.ledger.open())
+    built = with_companions(wanted, definitions, config.judge.model)
+    scorers = build_scorers(config, built, tables.ledger.open(), caching="on" if cached else "off")
     try:
-        [entry] = scorers.entries
+        [entry] = scorers.only([name]).entries
         traces = [find_trace(tables, trace_id)] if trace_id else _last(tables, last)
         return [await _try(entry.scorer, record_of_trace(trace)) for trace in traces]
     finally:
@@ -84,7 +93,7 @@ async def try_scorer(config: Config, name: str, trace_id: str | None, last: int)
 async def _try(scorer: Scorer, record: Record) -> Trial:
     messages: list[dict[str, Any]] = []
     replies: Sequence[str] = ()
-    if isinstance(scorer, Judge):
+    if isinstance(scorer, ModelScorer):
         judgement = await scorer.judge(record)
         messages = [dict(message) for message in judgement.messages]
         replies, scored = judgement.replies, judgement.scored
@@ -146,10 +155,11 @@ async def run_examples(config: Config) -> list[ExampleResult]:
         for definition in definitions_of(config)
         if isinstance(definition, JudgeDefinition) and definition.examples
     ]
-    scorers = build_scorers(config, judges, build_tables(config).ledger.open())
+    built = with_companions(judges, definitions_of(config), config.judge.model)
+    scorers = build_scorers(config, built, build_tables(config).ledger.open(), caching="off")
     results = []
     try:
-        for entry in scorers.entries:
+        for entry in scorers.only([judge.name for judge in judges]).entries:
             assert isinstance(entry.definition, JudgeDefinition)
             for number, example in enumerate(entry.definition.examples, start=1):
                 [scored] = await entry.scorer.score([_example_record(example.inputs, example.outputs)])

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
+from evaluator.config import DailyBudget
+
 TargetKind = Literal["trace", "session", "span"]
+TraceView = Literal["full", "answer", "index"]
+"""What a judge sees of a trace: all of it; request and response; these and a line for each span."""
+Decision = Literal["majority", "unanimous", "any_fail"]
+"""How the votes of a panel become one result."""
+UNSURE = "unsure"
+"""What a judge may say instead of a value, where another model is asked then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +65,22 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeDefinition(Rule):
-    """A guideline judge (`guidelines`, all must hold) or a free one (`instructions`); never both."""
+    """A guideline judge (`guidelines`, all must hold) or a free one (`instructions`); never both.
+
+    `models` are a panel that votes, `model` is one that judges alone; `escalate_to` is asked when they do not decide.
+    """
 
     guidelines: tuple[str, ...] = ()
     instructions: str | None = None
     values: Values = YesNo()
     pass_if: str | None = None
     model: str | None = None
+    models: tuple[str, ...] = ()
+    decide: Decision = "majority"
+    escalate_to: str | None = None
+    trace_view: TraceView = "full"
     batch: Literal["single", "joint"] = "single"
+    budget: DailyBudget | None = None
     examples: tuple[Example, ...] = ()
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from evaluator.config import nearest
+from evaluator.config import DailyBudget, nearest
 from evaluator.dataset.conditions import column_types, parse_condition
 from evaluator.dataset.expressions import ConditionError
+from evaluator.errors import ConfigurationError
 from evaluator.guidelines.definitions import (
+    UNSURE,
     BuiltinDefinition,
     Categories,
     Definition,
@@ -32,6 +34,7 @@ from evaluator.guidelines.schema import (
     RegexEntry,
     SqlEntry,
 )
+from evaluator.models.build import canonical
 from evaluator.redaction import compile_pattern
 from evaluator.scorers.builtin import BUILTINS
 from evaluator.scorers.source import python_mistake
@@ -50,8 +53,6 @@ def unsupported(definition: Definition) -> str | None:
         return f"target {definition.target} is not supported by this version (write target: trace)"
     if definition.since is not None:
         return "since is not supported by this version (evaluator eval --last 7d scores the past)"
-    if isinstance(definition, JudgeDefinition) and definition.batch == "joint":
-        return "batch joint is not supported by this version (write batch: single)"
     return None
 
 
@@ -99,7 +100,16 @@ def definition_of(entry: Entry, path: str, line: int) -> Definition:
                 values=_values(entry.values),
                 pass_if=entry.pass_if,
                 model=entry.model,
+                models=tuple(entry.models or ()),
+                decide=entry.decide or "majority",
+                escalate_to=entry.escalate_to,
+                trace_view=entry.trace_view,
                 batch=entry.batch,
+                budget=None
+                if entry.budget is None
+                else DailyBudget(
+                    usd_per_day=entry.budget.usd_per_day, tokens_per_day=entry.budget.tokens_per_day
+                ),
                 examples=tuple(
                     Example(inputs=example.inputs, outputs=example.outputs, expect=example.expect)
                     for example in entry.examples
@@ -177,6 +187,61 @@ def _judge_mistakes(raw: Mapping[str, Any]) -> Found:
         yield ("values", "min"), "values: min has to be less than max"
     number = NumberRange(min=0, max=1) if isinstance(values, dict) else YesNo()
     yield from _condition_mistakes(raw, "pass_if", lambda: value_columns(number))
+    yield from _panel_mistakes(raw)
+    if raw.get("trace_view") in ("answer", "index") and isinstance(raw.get("instructions"), str):
+        named = _variables(raw["instructions"])
+        if named and not named & {"trace", "conversation"}:
+            yield (
+                ("trace_view",),
+                "trace_view is about the whole trace, of which the instructions name only "
+                f"{' and '.join(f'{{{{ {name} }}}}' for name in sorted(named))}",
+            )
+
+
+def _panel_mistakes(raw: Mapping[str, Any]) -> Found:
+    """What does not go together about the models that a judge asks."""
+    asked = raw.get("models") if isinstance(raw.get("models"), list) else None
+    names = [name for name in (asked or [raw.get("model")]) if isinstance(name, str)]
+    if raw.get("models") is not None and raw.get("model") is not None:
+        yield ("model",), "has both model and models; it has to have one of them"
+    yield from _name_mistakes(raw)
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        yield ("models",), f'models: "{double[0]}" stands twice'
+    if raw.get("decide") is not None and raw.get("models") is None:
+        yield ("decide",), "decide goes with models: [a, b, c]"
+    if (
+        raw.get("decide") == "any_fail"
+        and raw.get("values") not in (None, "yes/no")
+        and not raw.get("pass_if")
+    ):
+        yield ("decide",), "decide: any_fail needs pass_if, for no value of these fails by itself"
+    if raw.get("escalate_to") in names:
+        yield ("escalate_to",), f'escalate_to: "{raw["escalate_to"]}" is asked already; name a stronger model'
+    if raw.get("escalate_to") is not None and UNSURE in _words(raw.get("values")):
+        yield ("values",), f'values: "{UNSURE}" is what a judge with escalate_to says to be relieved'
+    if raw.get("batch") == "joint":
+        for key in ("models", "escalate_to"):
+            if raw.get(key) is not None:
+                yield (key,), f"{key} goes with batch: single, for a joint call has one model"
+
+
+def _name_mistakes(raw: Mapping[str, Any]) -> Found:
+    """Names that name no model."""
+    listed = raw["models"] if isinstance(raw.get("models"), list) else []
+    named = [(("models", str(index)), name) for index, name in enumerate(listed)]
+    for keys, name in [(("model",), raw.get("model")), *named, (("escalate_to",), raw.get("escalate_to"))]:
+        if isinstance(name, str) and name.strip():
+            try:
+                canonical(name)
+            except ConfigurationError as error:
+                yield keys, str(error)
+
+
+def _words(values: object) -> list[str]:
+    return (
+        [value.casefold() for value in values if isinstance(value, str)] if isinstance(values, list) else []
+    )
 
 
 def _numbers(values: Mapping[str, Any]) -> bool:
@@ -195,6 +260,16 @@ def _instruction_mistakes(text: str) -> Iterator[str]:
     for name in sorted(meta.find_undeclared_variables(parsed) - set(VARIABLES)):
         hint = nearest(name, [*VARIABLES]) or f" (there are: {', '.join(VARIABLES)})"
         yield f"instructions: unknown variable {{{{ {name} }}}}{hint}"
+
+
+def _variables(text: str) -> set[str]:
+    """What instructions speak of; nothing where they are no template."""
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    try:
+        return set(meta.find_undeclared_variables(Environment(autoescape=True).parse(text)))
+    except TemplateSyntaxError:
+        return set()
 
 
 def _option_mistakes(builtin: str, options: Mapping[str, Any]) -> Found:

@@ -12,8 +12,10 @@ from evaluator.config import Config, nearest
 from evaluator.errors import Mistake, MistakesError
 from evaluator.guidelines.definitions import Definition, Guidelines
 from evaluator.guidelines.entries import definition_of, entry_mistakes, unsupported
+from evaluator.guidelines.groups import group_mistakes
 from evaluator.guidelines.schema import (
     KINDS,
+    BudgetEntry,
     BuiltinEntry,
     Entry,
     ExampleEntry,
@@ -41,16 +43,22 @@ _BY_KIND: dict[str, type[Entry]] = {
 }
 
 
-def load_guidelines(path: Path, *, home: Path = Path(), python_modules: Sequence[str] = ()) -> Guidelines:
+def load_guidelines(
+    path: Path, *, home: Path = Path(), python_modules: Sequence[str] = (), model: str = ""
+) -> Guidelines:
     """The enabled judges and scorers of a folder's *.yaml and *.yml, or of one file, in the order of the names.
 
     `home` is the configuration's folder, where `python` scorers are looked for; `python_modules` are the
-    patterns of the modules they may come from. Nothing of the user's is imported or run. Raises MistakesError
+    patterns of the modules they may come from; `model` is that of the judges that name none. Nothing of the user's is
+    imported or run. Raises MistakesError
     with every mistake of every file; a folder without a guideline file gives no judge and no scorer.
     """
     reader = _Reader(home=home, python_modules=python_modules)
     for file in guideline_paths(path):
         reader.read(file)
+    for judge, message in group_mistakes(reader.definitions, model):
+        said = f'judge "{judge.name}": {message}'
+        reader.mistakes.append(Mistake(path=judge.path, line=judge.line, message=said))
     if reader.mistakes:
         raise MistakesError(reader.mistakes)
     return Guidelines(definitions=tuple(reader.definitions))
@@ -59,7 +67,9 @@ def load_guidelines(path: Path, *, home: Path = Path(), python_modules: Sequence
 def configured_guidelines(config: Config, path: Path | None = None) -> Guidelines:
     """The guidelines of a configuration, or other ones (`--guidelines`) under it. Raises MistakesError."""
     folder = config.path(config.guidelines) if path is None else path
-    return load_guidelines(folder, home=config.home, python_modules=config.python_modules)
+    return load_guidelines(
+        folder, home=config.home, python_modules=config.python_modules, model=config.judge.model
+    )
 
 
 def guideline_paths(path: Path) -> list[Path]:
@@ -215,6 +225,8 @@ def _known_fields(keys: Keys, group: str, raw: dict[str, Any]) -> list[str]:
     match keys:
         case ("values", _):
             model = RangeEntry
+        case ("budget", _):
+            model = BudgetEntry
         case ("examples", _, _):
             model = ExampleEntry
         case _ if group == "judges":

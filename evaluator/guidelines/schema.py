@@ -97,6 +97,13 @@ class ExampleEntry(Door):
     expect: Literal["pass", "fail"]
 
 
+class BudgetEntry(Door):
+    """Hard caps for a UTC day."""
+
+    usd_per_day: float | None = Field(None, ge=0, description="In USD.")
+    tokens_per_day: int | None = Field(None, ge=0, description="Input and output together.")
+
+
 class RangeEntry(Door):
     """A number, bounds included."""
 
@@ -153,7 +160,36 @@ class JudgeEntry(Entry):
     model: Text | None = Field(
         None, description="The model, if not judge.model.", examples=["anthropic/claude-sonnet-4-5"]
     )
-    batch: Literal["single", "joint"] = Field("single", description="single: a call of its own.")
+    models: Annotated[list[Text], Field(min_length=2)] | None = Field(
+        None,
+        description="A panel instead of one model: each of them votes.",
+        examples=[["openai/gpt-5-mini", "anthropic/claude-haiku-4-5", "gemini/gemini-2.5-flash"]],
+    )
+    decide: Literal["majority", "unanimous", "any_fail"] | None = Field(
+        None,
+        description="With `models`: what more than half of them say (of numbers the median; the default), "
+        "only what all of them say, or a fail as soon as one of them says so.",
+    )
+    escalate_to: Text | None = Field(
+        None,
+        description="The model that is asked when the judge says that it is unsure, or the panel is split.",
+        examples=["anthropic/claude-opus-4-5"],
+    )
+    trace_view: Literal["full", "answer", "index"] = Field(
+        "full",
+        description="What it sees of a trace. full: all of it. answer: the request and the response. "
+        "index: these, and one line for each span.",
+    )
+    batch: Literal["single", "joint"] = Field(
+        "single",
+        description="single: a call of its own. joint: one call with the other joint judges of the same model "
+        "and target, which share filter, sample_rate and trace_view.",
+    )
+    budget: BudgetEntry | None = Field(
+        None,
+        description="Hard caps of its own for a UTC day, within those of judge.budget.",
+        examples=[{"usd_per_day": 5}],
+    )
     examples: list[ExampleEntry] = Field([], description="Cases with a known verdict.")
 
 
@@ -232,4 +268,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "guidelines")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "guidelines")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from evaluator.config import JudgeSettings
+from evaluator.config import DailyBudget, JudgeSettings
 from evaluator.errors import ConfigurationError
 from evaluator.models import local
 from evaluator.models.address import OPENAI, Address, azure_address, databricks_address, openai_address
@@ -82,6 +82,33 @@ def missing_key(
     return keys[0] if keys and not any(environment.get(key) for key in keys) else None
 
 
+def price_missing(
+    name: str, settings: JudgeSettings, prices: Prices, own: DailyBudget | None = None
+) -> str | None:
+    """Why no cap in USD can be held for a model, and what to do; None where it can, or where there is none.
+
+    `own` is the budget of the judge that names it. A cap in tokens is enough where no cap in USD was asked for: the
+    day's has a default.
+    """
+    model, budget = canonical(name), settings.budget
+    if prices.price_of(model) is not None:
+        return None
+    asked = "usd_per_day" in budget.model_fields_set or budget.tokens_per_day is None
+    caps = {
+        "judge.budget.usd_per_day": budget.usd_per_day if asked else None,
+        "judge.budget.usd_per_run": budget.usd_per_run,
+        "the judge's budget.usd_per_day": own.usd_per_day if own else None,
+    }
+    cap = next((cap for cap, usd in caps.items() if usd is not None), None)
+    if cap is None:
+        return None
+    place = "judge.price" if model == canonical(settings.model) else f'prices (as judge.price, for "{model}")'
+    return (
+        f"nobody knows the price of {model}, so {cap} cannot be held: set {place} to "
+        "{input_per_million: …, output_per_million: …} (0 where it costs nothing), or cap tokens_per_day in its place"
+    )
+
+
 def build_model(
     name: str,
     settings: JudgeSettings,
@@ -108,7 +135,7 @@ def build_model(
         )
     window = prices.window_of(model)
     return Model(
-        _endpoint(model, settings, environment),
+        build_endpoint(model, settings, environment),
         parameters=settings.parameters,
         timeout=settings.timeout,
         limiter=Limiter(
@@ -127,7 +154,8 @@ def _characters(window: int) -> int:
     return max(int((window - OUTPUT_CAP - 1_000) * CHARACTERS_PER_TOKEN), 2_000)
 
 
-def _endpoint(model: str, settings: JudgeSettings, environment: Mapping[str, str]) -> Endpoint:
+def build_endpoint(model: str, settings: JudgeSettings, environment: Mapping[str, str]) -> Endpoint:
+    """Who is asked for a model of that (canonical) name: directly where we can, else through litellm."""
     provider, _, served = model.partition("/")
     base_url = _own_address(model, settings, environment)
     if provider == "openai":

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from time import monotonic
@@ -17,13 +17,18 @@ from tenacity import (
 )
 
 from evaluator.feedback import Reason
+from evaluator.models.breaker import STRIKES, Breaker
 from evaluator.models.budget import Budget, Reservation
 from evaluator.models.endpoint import ChatRequest, Completion, Endpoint, Messages, ModelFailure
-from evaluator.models.limiter import LONGEST_PAUSE, Limiter
+from evaluator.models.limiter import Limiter
 from evaluator.models.parameters import CAPS
+from evaluator.models.prefixes import Prefixes
 from evaluator.models.prices import Price
+from evaluator.models.tokens import TokenCounter
 
 TRIES = 4
+FIRST_BACKOFF = 0.5
+"""Seconds, doubled with each try; the wait is anything up to that."""
 OUTPUT_CAP = 4096
 """Tokens of a reply where the parameters say none: enough for a verdict after some reasoning, and a bound on its cost."""
 MISCONFIGURED_FOR = timedelta(minutes=1)
@@ -49,9 +54,12 @@ class _Question:
     """One prompt on its way to a completion."""
 
     request: ChatRequest
+    judges: Sequence[str] = ()
     calls: int = 0
     tries: int = 0
+    soon: bool = False
     suspected: bool = False
+    failed: ModelFailure | None = None
 
 
 class Model:
@@ -83,48 +91,123 @@ class Model:
         self.input_characters = input_characters
         self.note = note
         self.counts = Counts()
+        self.tokens = TokenCounter()
+        self.prefixes = Prefixes(pays=price is not None and price.caches, seconds=seconds)
+        self._plain = ChatRequest(messages=PLAIN_QUESTION, parameters=parameters)
         self._endpoint = endpoint
         self._output_cap = max(int(parameters[cap]) for cap in CAPS if cap in parameters)
         self._timeout = timeout
         self._limiter = limiter or Limiter(max_concurrency=64)
         self._budget = budget
-        self._backoff = wait_random_exponential(multiplier=0.5, max=longest_backoff.total_seconds())
+        self._backoff = wait_random_exponential(multiplier=FIRST_BACKOFF, max=longest_backoff.total_seconds())
+        self._retrying = AsyncRetrying(
+            stop=stop_after_attempt(TRIES),
+            retry=retry_if_exception(self._worth_another_try),
+            wait=self._wait,
+            reraise=True,
+        )
         self._seconds = seconds
         self._broken: tuple[float, ModelFailure] | None = None
+        self._breaker = Breaker(seconds)
+        self._probing = asyncio.Lock()
+
+    @property
+    def limiter(self) -> Limiter:
+        return self._limiter
 
     @property
     def name(self) -> str:
         return self._endpoint.model
 
-    async def complete(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Completion:
-        """The completion with its cost and all calls it took. Raises ModelFailure after the last try."""
-        question = _Question(ChatRequest(messages=messages, schema=schema, parameters=self.parameters))
+    async def complete(
+        self,
+        messages: Messages,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        shared: int = 0,
+        judges: Sequence[str] = (),
+    ) -> Completion:
+        """The completion with its cost and all calls it took. Raises ModelFailure after the last try.
+
+        `shared`: so many characters of the first user message are those of other calls, too. `judges` pay for it.
+        """
+        request = ChatRequest(messages=messages, schema=schema, parameters=self.parameters, shared=shared)
+        question = _Question(request, judges=judges)
         try:
-            async with self._limiter.first_alone():
-                completion: Completion = await self._retrying()(self._try, question)
+            async with self._limiter.first_alone(), self.prefixes.turn(messages, shared) as warm:
+                question.soon = warm
+                await self._let_through(question)
+                completion = await self._tried(question)
         except ModelFailure as failure:
+            if failure.reason is Reason.ENDPOINT_DOWN and question.failed is not None:
+                failure = (
+                    question.failed
+                )  # It was asked before the provider was given up: that was an attempt.
             failure.calls = question.calls
-            raise
-        return replace(completion, calls=question.calls)
+            raise failure from None
+        return completion if question.calls == completion.calls else replace(completion, calls=question.calls)
 
     async def probe(self) -> Completion:
         """Ask a plain question, once. Raises ModelFailure; what the provider said is then part of its detail."""
-        request = ChatRequest(messages=PLAIN_QUESTION, parameters=self.parameters)
         try:
-            return await self._call(request)
+            return await self._call(self._plain)
         except ModelFailure as failure:
             raise _told(failure) from failure
 
     async def close(self) -> None:
         await self._endpoint.close()
 
+    async def _let_through(self, question: _Question) -> None:
+        """Nothing, as long as calls come through. Raises ModelFailure(ENDPOINT_DOWN) while the provider is left alone.
+
+        When it was left alone for long enough, a plain question is asked first, once and ahead of all who wait: it is
+        nobody's attempt.
+        """
+        if not self._breaker.open:
+            return
+        async with self._probing:
+            if self._breaker.wants_probe:
+                try:
+                    question.calls += (await self._call(self._plain)).calls
+                except ModelFailure as failure:
+                    question.calls += failure.calls
+                    if failure.reason.configuration:
+                        raise self._found_broken(failure) from failure
+            self._check_open()
+
+    def _check_open(self) -> None:
+        if self._breaker.open:
+            raise ModelFailure(
+                Reason.ENDPOINT_DOWN, "it failed many times in a row and is left alone", calls=0
+            )
+
+    async def _tried(self, question: _Question) -> Completion:
+        """The completion of the first try that gives one. Raises the ModelFailure of the last."""
+        async for attempt in self._retrying.copy():  # its state is that of one question
+            with attempt:
+                return await self._try(question)
+        raise AssertionError("the last try returns or raises")
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next try; none where the limiter's pause, shared by all, is the wait."""
+        failure = state.outcome.exception() if state.outcome else None
+        if isinstance(failure, ModelFailure) and (
+            failure.reason is Reason.RATE_LIMITED or failure.retry_after is not None
+        ):
+            return 0.0
+        return self._backoff(state)
+
     async def _try(self, question: _Question) -> Completion:
         self.counts.retries += question.tries > 0
         question.tries += 1
         try:
-            completion = await self._call(question.request)
+            completion = await self._call(
+                question.request, again=question.soon or question.tries > 1, judges=question.judges
+            )
         except ModelFailure as failure:
             question.calls += failure.calls
+            if failure.calls:
+                question.failed = failure
             if failure.reason.configuration and failure.calls:
                 raise await self._examined(failure, question) from failure
             raise
@@ -143,34 +226,47 @@ class Model:
             question.calls += also.calls
             if not also.reason.configuration:
                 return ModelFailure(Reason.UNAVAILABLE, failure.detail)
-            told = _told(also)
-            self._broken = (self._seconds() + MISCONFIGURED_FOR.total_seconds(), told)
-            return told
+            return self._found_broken(also)
         if question.suspected:
             return ModelFailure(Reason.REFUSED, f"for this prompt only: {failure.detail}")
         question.suspected = True
         return ModelFailure(Reason.UNAVAILABLE, failure.detail)
 
-    async def _call(self, request: ChatRequest) -> Completion:
+    def _found_broken(self, failure: ModelFailure) -> ModelFailure:
+        """The operator has to mend something: nobody asks for a while, and all are told the same."""
+        told = _told(failure)
+        self._broken = (self._seconds() + MISCONFIGURED_FOR.total_seconds(), told)
+        return told
+
+    async def _call(
+        self, request: ChatRequest, *, again: bool = False, judges: Sequence[str] = ()
+    ) -> Completion:
         """One call within its limits. A deadline holds for the call alone, not for the wait before it."""
         if self._broken and self._seconds() < self._broken[0]:
             known = self._broken[1]
             raise ModelFailure(known.reason, known.detail, calls=0)
         tokens = most_tokens(request) + self._output_cap
-        usd = self.price.cost(tokens - self._output_cap, self._output_cap) if self.price else 0.0
+        usd = self.price.most(tokens - self._output_cap, self._output_cap) if self.price else 0.0
         if self._budget is None:
-            return await self._limited(request, Reservation(tokens=tokens, usd=usd))
-        async with self._budget.reserve(tokens, usd) as reservation:
-            return await self._limited(request, reservation)
+            return await self._limited(request, Reservation(tokens=tokens, usd=usd), again)
+        async with self._budget.reserve(tokens, usd, judges) as reservation:
+            return await self._limited(request, reservation, again)
 
-    async def _limited(self, request: ChatRequest, reservation: Reservation) -> Completion:
-        async with self._limiter.slot(reservation.tokens - self._output_cap):
+    async def _limited(self, request: ChatRequest, reservation: Reservation, again: bool) -> Completion:
+        async with self._limiter.slot(reservation.tokens - self._output_cap, again=again) as slot:
+            if request is not self._plain:
+                self._check_open()
             try:
                 completion = await self._within_deadline(request)
             except ModelFailure as failure:
                 self._note_failure(failure, reservation)
                 raise
+            except asyncio.CancelledError:
+                reservation.settle_whole()  # The provider may go on with it.
+                raise
+            slot.limits = completion.limits
         self.counts.calls += completion.calls
+        self._breaker.answered()
         return self._settled(completion, reservation)
 
     async def _within_deadline(self, request: ChatRequest) -> Completion:
@@ -184,10 +280,12 @@ class Model:
     def _note_failure(self, failure: ModelFailure, reservation: Reservation) -> None:
         self.counts.calls += failure.calls
         self.counts.rate_limited += failure.reason is Reason.RATE_LIMITED
+        if failure.reason in STRIKES:
+            self._breaker.failed(failure.reason)
+        else:
+            self._breaker.answered()
         if failure.reason is Reason.TIMEOUT:
             reservation.settle_whole()  # The provider may have answered, and will then want to be paid.
-        if failure.retry_after is not None and failure.reason in _AGAIN:
-            self._limiter.pause(failure.retry_after)
 
     def _settled(self, completion: Completion, reservation: Reservation) -> Completion:
         if completion.input_tokens is None or completion.output_tokens is None:
@@ -198,24 +296,18 @@ class Model:
             reservation.settle(tokens, 0.0)
             return completion
         cost = self.price.cost(
-            completion.input_tokens, completion.output_tokens, completion.cached_input_tokens
+            completion.input_tokens,
+            completion.output_tokens,
+            completion.cached_input_tokens,
+            completion.cache_write_tokens,
         )
         reservation.settle(tokens, cost)
         return replace(completion, cost_usd=cost)
 
-    def _retrying(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            stop=stop_after_attempt(TRIES),
-            retry=retry_if_exception(_worth_another_try),
-            wait=self._wait,
-            reraise=True,
-        )
-
-    def _wait(self, state: RetryCallState) -> float:
-        failure = state.outcome.exception() if state.outcome else None
-        if isinstance(failure, ModelFailure) and failure.retry_after:
-            return 0.0  # The limiter's pause is shared by all.
-        return self._backoff(state)
+    def _worth_another_try(self, failure: BaseException) -> bool:
+        if not isinstance(failure, ModelFailure) or self._breaker.open:
+            return False
+        return failure.reason in _AGAIN and failure.calls > 0
 
 
 def most_tokens(request: ChatRequest) -> int:
@@ -223,12 +315,6 @@ def most_tokens(request: ChatRequest) -> int:
     texts = [str(message.get("content", "")) for message in request.messages]
     schema = json.dumps(request.schema) if request.schema else ""
     return sum(len(text.encode("utf-8", "replace")) + 32 for text in [*texts, schema])
-
-
-def _worth_another_try(error: BaseException) -> bool:
-    if not isinstance(error, ModelFailure) or error.reason not in _AGAIN or error.calls == 0:
-        return False
-    return error.retry_after is None or error.retry_after <= LONGEST_PAUSE
 
 
 def _told(failure: ModelFailure) -> ModelFailure:

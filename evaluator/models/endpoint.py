@@ -13,11 +13,32 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """Messages, the JSON Schema wanted of the reply, and the model's parameters."""
+    """Messages, the JSON Schema wanted of the reply, and the model's parameters.
+
+    `shared` is how many characters of the first user message other calls begin with, too.
+    """
 
     messages: Messages
     schema: Mapping[str, Any] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What a provider says is left of a limit, and in how many seconds all of it is there again."""
+
+    limit: float
+    remaining: float
+    reset: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The quotas that came with an answer, of requests and of tokens; None where it says nothing of them."""
+
+    requests: Quota | None = None
+    tokens: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +46,7 @@ class Completion:
     """A model's answer. `calls` counts the requests it took; `cost_usd` None is unknown, never zero.
 
     `finish_reason` is OpenAI's (stop, length, content_filter), or "refusal" where the model refused in a field of
-    its own. `input_tokens` include the `cached_input_tokens`.
+    its own. `input_tokens` include the `cached_input_tokens`, and those that were written to the provider's cache.
     """
 
     text: str
@@ -33,10 +54,12 @@ class Completion:
     finish_reason: str | None = None
     input_tokens: int | None = None
     cached_input_tokens: int | None = None
+    cache_write_tokens: int | None = None
     output_tokens: int | None = None
     cost_usd: float | None = None
     latency_ms: float = 0.0
     calls: int = 1
+    limits: Limits | None = None
 
 
 class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it becomes an Unscored
@@ -54,6 +77,7 @@ class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it be
         retry_after: timedelta | None = None,
         calls: int = 1,
         message: str = "",
+        limits: Limits | None = None,
     ) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -61,6 +85,7 @@ class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it be
         self.retry_after = retry_after
         self.calls = calls
         self.message = message
+        self.limits = limits
 
 
 class Endpoint(Protocol):

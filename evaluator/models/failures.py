@@ -1,6 +1,31 @@
 """Why a call gave no completion: what a provider answered or a connection did, as a Reason. The one place.
 
-What is done about a reason stands elsewhere: `Reason.transient` is tried again, `Reason.configuration` stops the tick.
+What is done about each, and where (a try is a request to the provider; an attempt is all tries of one tick):
+
+reason            what it was                        in the tick                 afterwards
+----------------  ---------------------------------  --------------------------  -----------------------------------
+UNAVAILABLE       5xx, 529, broken or unreadable     up to 4 tries, with         unscored; next tick, then 15 min,
+                  answers, an error in a 200         growing random distance     1 h, 6 h, 24 h; then final
+TIMEOUT           no answer within judge.timeout     the same                    the same
+RATE_LIMITED      429                                up to 4 tries; all calls    the same
+                                                     share the provider's pause
+BAD_REPLY         nothing readable, repair included  one repair call             the same
+ENDPOINT_DOWN     many failures in a row, a pause    not asked: left alone, then deferred: no attempt, next tick
+                  over a minute, no turn in time     one plain question first
+BUDGET, PAUSED    judge.budget; `evaluator pause`    not asked                   deferred: no attempt, next tick
+CONTEXT_OVERFLOW  the prompt does not fit            one try                     unscored, final until `retry`
+CONTENT_FILTER    the provider's filter              one try                     unscored, final until `retry`
+REFUSED           the model's own words, or this     one try; a rejected prompt  unscored, final until `retry`
+                  prompt alone is rejected           is told apart by a plain one
+UNDECIDED         a panel's votes decide nothing     each model is asked once    unscored, final until `retry`
+                  and no model is left to ask
+AUTHENTICATION,   401, 403, 404, 400, redirects,     a plain question tells      traces that cost nothing yet stay as
+MISCONFIGURED     certificates, no credit            whether it is the prompt;   they are, else deferred: no attempt;
+                                                     if not, nobody asks for     the command exits 1 and says what to
+                                                     a minute                    mend
+
+The tries are made in `client`, the pauses in `limiter` and `pace`, leaving alone in `breaker`, the distances between
+attempts in `decisions`; the count of attempts stands in the ledger and so survives a restart.
 """
 
 import re
@@ -14,6 +39,7 @@ import orjson
 
 from evaluator.feedback import Reason
 from evaluator.models.endpoint import ModelFailure
+from evaluator.models.quota import limits_of
 
 LONGEST_RETRY_AFTER = timedelta(hours=1)
 
@@ -111,7 +137,9 @@ def failure_of_answer(
         status = int(inner) if isinstance(inner, int | str) and str(inner).isdigit() else 0
     place = f"HTTP {status}" if status else "HTTP 200 with an error in it"
     names = [
-        str(error[key]) for key in ("type", "code", "param") if _IDENTIFIER.match(str(error.get(key) or ""))
+        str(error[key])
+        for key in ("type", "code", "error_code", "param")
+        if _IDENTIFIER.match(str(error.get(key) or ""))
     ]
     named = f" ({', '.join(dict.fromkeys(names))})" if names else ""
     reason, cause = _classified(status, " ".join([*names, str(error.get("message") or "")]))
@@ -120,6 +148,7 @@ def failure_of_answer(
         f"{place}{named}: {cause}",
         retry_after=retry_after(headers, now),
         message=str(error.get("message") or ""),
+        limits=limits_of(headers, now),
     )
 
 
@@ -151,7 +180,11 @@ def failure_of_litellm(error: Exception, now: datetime) -> ModelFailure:
     known = next((LITELLM[base.__name__] for base in type(error).__mro__ if base.__name__ in LITELLM), None)
     reason, cause = known or _classified(status if isinstance(status, int) else 0, message)
     return ModelFailure(
-        reason, f"litellm's {kind}: {cause}", retry_after=retry_after(headers, now), message=message
+        reason,
+        f"litellm's {kind}: {cause}",
+        retry_after=retry_after(headers, now),
+        message=message,
+        limits=limits_of(headers, now),
     )
 
 

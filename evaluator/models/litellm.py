@@ -5,14 +5,18 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from evaluator.feedback import Reason
-from evaluator.models.endpoint import ChatRequest, Completion, ModelFailure
+from evaluator.models.endpoint import ChatRequest, Completion, Messages, ModelFailure
 from evaluator.models.failures import failure_of_litellm
-from evaluator.models.openai import MOST_FORMS, response_format, text_of
+from evaluator.models.ladder import Ladder, Rung, called, messages_for, parameters_for, rejected
+from evaluator.models.openai import MOST_FORMS, text_of
 from evaluator.models.parameters import Dialect
+from evaluator.models.prefixes import marked, wants_marks
+from evaluator.models.quota import limits_of
 
 
 class LiteLLMEndpoint:
@@ -33,6 +37,7 @@ class LiteLLMEndpoint:
         self._address = {"api_base": base_url} if base_url else {}
         self._key = {"api_key": key} if key else {}
         self._dialect = Dialect()
+        self._ladder = Ladder()
         self._now = now
         self._litellm: Any = None
 
@@ -42,19 +47,18 @@ class LiteLLMEndpoint:
 
     async def complete(self, request: ChatRequest) -> Completion:
         litellm = await self._library()
-        wanted: dict[str, Any] = dict(request.parameters)
-        if request.schema is not None:
-            wanted["response_format"] = response_format(request.schema)
+        rung = self._ladder.rung
         for calls in range(1, MOST_FORMS + 1):
-            sent = self._dialect.spoken(wanted)
+            sent = self._dialect.spoken({**request.parameters, **parameters_for(rung, request.schema)})
             started = time.perf_counter()
             try:
                 answer = await litellm.acompletion(
                     model=self._model,
-                    messages=[dict(message) for message in request.messages],
+                    messages=self._sent(messages_for(rung, request), request.shared),
                     num_retries=0,
                     max_retries=0,
                     drop_params=True,
+                    _skip_mcp_handler=True,  # it fails on any call with tools where litellm's proxy is not installed
                     **self._address,
                     **self._key,
                     **sent,
@@ -63,12 +67,25 @@ class LiteLLMEndpoint:
                 failure = failure_of_litellm(error, self._now())
                 failure.calls = calls
                 learnable = failure.reason in (Reason.MISCONFIGURED, Reason.CONTEXT_OVERFLOW)
-                if not learnable or not self._dialect.learn(sent, {"message": failure.message}):
+                said = {"message": failure.message}
+                if learnable and self._dialect.learn(sent, said):
+                    continue
+                if not learnable or not rejected(rung, said):
                     raise failure from error
+                rung = Rung(rung + 1)
                 continue
             took = (time.perf_counter() - started) * 1000
-            return _completion(answer, self._model, calls=calls, latency_ms=took)
+            limits = limits_of(getattr(answer, "_response_headers", None) or {}, self._now())
+            completion = replace(
+                _completion(answer, self._model, calls=calls, latency_ms=took), limits=limits
+            )
+            self._ladder.heard(rung, request, completion)
+            return completion
         raise failure
+
+    def _sent(self, messages: Messages, shared: int) -> list[dict[str, Any]]:
+        """The messages, with the end of what others share marked where the provider's cache wants that."""
+        return marked(messages, shared if wants_marks(self._model) else 0)
 
     async def _library(self) -> Any:
         if self._litellm is None:
@@ -107,12 +124,18 @@ def _completion(answer: Any, model: str, *, calls: int, latency_ms: float) -> Co
         message, "refusal", None
     )
     return Completion(
-        text=refusal or text_of(message.content),
+        text=refusal or called(_plain(message.tool_calls)) or text_of(message.content),
         model=model,
         finish_reason="refusal" if refusal else choices[0].finish_reason,
         input_tokens=getattr(usage, "prompt_tokens", None),
         cached_input_tokens=getattr(details, "cached_tokens", None),
+        cache_write_tokens=getattr(usage, "cache_creation_input_tokens", None),
         output_tokens=getattr(usage, "completion_tokens", None),
         calls=calls,
         latency_ms=latency_ms,
     )
+
+
+def _plain(tool_calls: Any) -> list[Any]:
+    """Tool calls as they came over the wire; litellm makes objects of them."""
+    return [call.model_dump() if hasattr(call, "model_dump") else call for call in tool_calls or ()]

@@ -15,6 +15,7 @@ from typing import Any
 
 from evaluator.errors import ConfigurationError
 from evaluator.feedback import Reason
+from evaluator.models.address import openai_address
 from evaluator.models.endpoint import ChatRequest, Completion, ModelFailure
 from evaluator.models.openai import OpenAIEndpoint
 
@@ -89,7 +90,7 @@ class LocalEndpoint:
                 await self.close()
                 raise ModelFailure(Reason.UNAVAILABLE, "the embedded model did not start")
             self._server = OpenAIEndpoint(
-                LOCAL_MODEL, served="smollm2", base_url=f"{address.strip()}/v1", key=key
+                LOCAL_MODEL, address=openai_address("smollm2", f"{address.strip()}/v1", key)
             )
         return self._server
 

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint, called directly: OpenAI itself, vLLM, llama.cpp, a gateway."""
+"""An OpenAI-compatible endpoint, called directly: OpenAI itself, Azure, Databricks, vLLM, llama.cpp, a gateway."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,39 +10,41 @@ import orjson
 
 from evaluator import __version__
 from evaluator.feedback import Reason
+from evaluator.models.address import Address
 from evaluator.models.endpoint import ChatRequest, Completion, ModelFailure
 from evaluator.models.failures import error_of_body, failure_of_answer, failure_of_exception
+from evaluator.models.ladder import Ladder, Rung, called, messages_for, parameters_for, rejected
 from evaluator.models.parameters import Dialect
+from evaluator.models.quota import limits_of
 
 if TYPE_CHECKING:
     import aiohttp
 
-OPENAI = "https://api.openai.com/v1"
+REJECTIONS = (400, 404, 422)
+"""How a form is rejected; with 404 by gateways that know of no server for it."""
 MOST_FORMS = 6
 """How many forms of one request are tried until the model takes one."""
 
 
 class OpenAIEndpoint:
-    """Posts to `<base_url>/chat/completions` over one pool of connections, made at the first call.
+    """Posts to one address over one pool of connections, made at the first call.
 
-    `model` is the name that results carry (`openai/NAME`), `served` the one that the server knows.
+    `model` is the name that results carry (`openai/NAME`), whatever name the server knows.
     """
 
     def __init__(
         self,
         model: str,
         *,
-        served: str,
-        base_url: str = OPENAI,
-        key: str | None = None,
+        address: Address,
         dialect: Dialect | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._model = model
-        self._served = served
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
-        self._key = key
+        self._address = address
+        self._named = {"model": address.served} if address.served else {}
         self._dialect = dialect or Dialect()
+        self._ladder = Ladder()
         self._now = now
         self._session: aiohttp.ClientSession | None = None
 
@@ -50,24 +52,33 @@ class OpenAIEndpoint:
     def model(self) -> str:
         return self._model
 
+    @property
+    def url(self) -> str:
+        return self._address.url
+
     async def complete(self, request: ChatRequest) -> Completion:
-        wanted: dict[str, Any] = dict(request.parameters)
-        if request.schema is not None:
-            wanted["response_format"] = response_format(request.schema)
+        rung = self._ladder.rung
         for calls in range(1, MOST_FORMS + 1):
-            sent = self._dialect.spoken(wanted)
+            sent = self._dialect.spoken({**request.parameters, **parameters_for(rung, request.schema)})
             started = time.perf_counter()
             status, headers, body = await self._post(
-                {"model": self._served, "messages": list(request.messages), **sent}, calls
+                {**self._named, "messages": list(messages_for(rung, request)), **sent}, calls
             )
             if status == 200:
                 completion = read_completion(body, headers, self._model, self._now())
                 took = (time.perf_counter() - started) * 1000
+                self._ladder.heard(rung, request, completion)
                 return replace(completion, calls=calls, latency_ms=took)
             failure = failure_of_answer(status, headers, body, self._now())
             failure.calls = calls
-            if status not in (400, 422) or not self._dialect.learn(sent, error_of_body(body)):
+            if status not in REJECTIONS:
                 raise failure
+            error = error_of_body(body)
+            if self._dialect.learn(sent, error):
+                continue
+            if not rejected(rung, error):
+                raise failure
+            rung = Rung(rung + 1)
         raise failure
 
     async def _post(self, body: Mapping[str, Any], calls: int) -> tuple[int, Mapping[str, str], bytes]:
@@ -75,7 +86,7 @@ class OpenAIEndpoint:
 
         try:
             async with self._pool().post(
-                self._url, data=orjson.dumps(body), allow_redirects=False
+                self._address.url, data=orjson.dumps(body), allow_redirects=False
             ) as response:
                 return response.status, response.headers, await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -87,14 +98,15 @@ class OpenAIEndpoint:
         import aiohttp
 
         if self._session is None:
-            headers = {"Content-Type": "application/json", "User-Agent": f"evaluator/{__version__}"}
-            if self._key:
-                headers["Authorization"] = f"Bearer {self._key}"
             self._session = aiohttp.ClientSession(
                 # The caller limits what is in flight and sets each call's deadline.
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=30),
-                headers=headers,
+                headers={
+                    "Content-Type": "application/json",
+                    "User-Agent": f"evaluator/{__version__}",
+                    **self._address.headers,
+                },
             )
         return self._session
 
@@ -102,11 +114,6 @@ class OpenAIEndpoint:
         if self._session is not None:
             await self._session.close()
             self._session = None
-
-
-def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's request for a reply that follows a JSON Schema."""
-    return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
 
 
 def read_completion(body: bytes, headers: Mapping[str, str], model: str, now: datetime) -> Completion:
@@ -129,12 +136,15 @@ def read_completion(body: bytes, headers: Mapping[str, str], model: str, now: da
     details = usage.get("prompt_tokens_details")
     refusal = message.get("refusal")
     return Completion(
-        text=refusal if isinstance(refusal, str) and refusal else text_of(message.get("content")),
+        text=refusal
+        if isinstance(refusal, str) and refusal
+        else called(message.get("tool_calls")) or text_of(message.get("content")),
         model=model,
         finish_reason="refusal" if refusal else choice.get("finish_reason"),
         input_tokens=_count(usage.get("prompt_tokens")),
         cached_input_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
         output_tokens=_count(usage.get("completion_tokens")),
+        limits=limits_of(headers, now),
     )
 
 

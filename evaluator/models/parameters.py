@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+FORMS = ("response_format", "tools")
+"""What asks for a schema: without it the request means something else, so the ladder decides about it."""
 CAPS = ("max_tokens", "max_completion_tokens")
 """The two names of the output cap; reasoning models take only the second, older servers only the first."""
 LOWEST_CAP = 256
@@ -51,7 +53,7 @@ class Dialect:
         name = str(error.get("param") or "").split(".")[0]
         if name not in sent and _REJECTED.search(message):
             name = next((key for key in sent if re.search(rf"\b{re.escape(key)}\b", message)), "")
-        if name in sent:
+        if name in sent and name not in FORMS:
             self._dropped.add(name)
             return True
         return False

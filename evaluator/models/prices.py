@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from evaluator.config import PriceSettings
+from evaluator.config import Config, PriceSettings
 
 TABLE = "model_prices_and_context_window_backup.json"
 
@@ -21,13 +21,38 @@ class Price:
     input_usd: float
     output_usd: float
     cached_input_usd: float | None = None
+    cache_write_usd: float | None = None
 
-    def cost(self, input_tokens: int, output_tokens: int, cached_input_tokens: int | None = None) -> float:
-        """USD; `input_tokens` include the cached ones."""
+    @property
+    def caches(self) -> bool:
+        """Whether cached input is known to cost less."""
+        return self.cached_input_usd is not None and self.cached_input_usd < self.input_usd
+
+    def cost(
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        cached_input_tokens: int | None = None,
+        cache_write_tokens: int | None = None,
+    ) -> float:
+        """USD; `input_tokens` include those that were cached, and those that the provider wrote to its cache."""
         cached = min(cached_input_tokens or 0, input_tokens)
+        written = min(cache_write_tokens or 0, input_tokens - cached)
         cached_usd = self.input_usd if self.cached_input_usd is None else self.cached_input_usd
+        write_usd = self.input_usd if self.cache_write_usd is None else self.cache_write_usd
+        plain = input_tokens - cached - written
         return (
-            (input_tokens - cached) * self.input_usd + cached * cached_usd + output_tokens * self.output_usd
+            plain * self.input_usd
+            + cached * cached_usd
+            + written * write_usd
+            + output_tokens * self.output_usd
+        )
+
+    def most(self, input_tokens: int, output_tokens: int) -> float:
+        """USD that so many tokens can cost: a provider may take more for input that it writes to its cache."""
+        return max(
+            self.cost(input_tokens, output_tokens),
+            self.cost(input_tokens, output_tokens, cache_write_tokens=input_tokens),
         )
 
 
@@ -67,6 +92,12 @@ class Prices:
         """How many tokens the model can read, or None where the table does not know it."""
         entry = lookup(model)
         return entry.max_input_tokens if entry else None
+
+
+def prices_of(config: Config) -> Prices:
+    """What models cost: as the configuration says, else as litellm's table does."""
+    own = {config.judge.model: config.judge.price} if config.judge.price else {}
+    return Prices({**config.prices, **own})
 
 
 def lookup(model: str) -> Entry | None:
@@ -112,6 +143,7 @@ def _entry(entry: Mapping[str, Any]) -> Entry:
             input_usd=input_usd or 0.0,
             output_usd=output_usd or 0.0,
             cached_input_usd=entry.get("cache_read_input_token_cost"),
+            cache_write_usd=entry.get("cache_creation_input_token_cost"),
         )
         if known
         else None,

@@ -86,7 +86,9 @@ class CodeScorer:
         if isinstance(value, str):
             return Scored(outcome=Feedback(value=storable(value), passed=None, rationale=rationale))
         if isinstance(value, int) and abs(value) >= LARGEST:
-            return unscored(Reason.SCORER_FAILED, f"{self._function} returned a number that no table can hold")
+            return unscored(
+                Reason.SCORER_FAILED, f"{self._function} returned a number that no table can hold"
+            )
         return Scored(outcome=Feedback(value=value, passed=None, rationale=rationale))
 
 

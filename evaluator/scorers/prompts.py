@@ -3,6 +3,7 @@
 import hashlib
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import evaluator
 from evaluator.errors import ConfigurationError
-from evaluator.guidelines.definitions import Categories, NumberRange, Values, YesNo
+from evaluator.guidelines.definitions import UNSURE, Categories, NumberRange, Values, YesNo
 from evaluator.scorers.fence import fence_code
 from evaluator.scorers.view import Block, Part, View
 
-NAMES = ("common", "material", "guidelines", "instructions", "reply", "repair")
+NAMES = ("common", "material", "guidelines", "instructions", "reply", "repair", "joint", "again")
 _PARTS: Mapping[str, Part] = {
     "inputs": "inputs",
     "outputs": "outputs",
@@ -38,6 +39,31 @@ _SAID = {
     "trace": "the material",
     "conversation": "the material",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a judge wants to know: whether guidelines hold, or what free instructions ask."""
+
+    guidelines: tuple[str, ...] = ()
+    instructions: str | None = None
+    values: Values = YesNo()  # noqa: RUF009 -- a frozen value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """The beginning of all prompts about one trace; `code` is that of its fence."""
+
+    code: str
+    rules: str
+    text: str
+
+    def messages(self, task: str) -> list[dict[str, Any]]:
+        """The messages of one call: the same for every call up to the task."""
+        return [
+            {"role": "system", "content": self.rules},
+            {"role": "user", "content": f"{self.text}\n\n{task}"},
+        ]
 
 
 class Prompts:
@@ -61,6 +87,40 @@ class Prompts:
         self._templates = {name: self._compiled(name) for name in NAMES}
         self._rehearse()
 
+    def material(self, key: bytes, view: View, *, incomplete: bool = False) -> Material:
+        """What all judges of a trace have in common: the rules, and the trace in its fence."""
+        code = fence_code(key, [block.text for block in view.blocks])
+        text = self._render(
+            "material", code=code, blocks=view.blocks, left_out=view.left_out, incomplete=incomplete
+        )
+        return Material(code=code, rules=self._common, text=text.strip())
+
+    def task(self, code: str, question: Question, *, unsure: bool = False) -> str:
+        """What one judge asks about the material of that code; `unsure`: it may say so instead of an answer."""
+        answer = _answer(question.values, unsure)
+        if question.instructions is None:
+            return self._render("guidelines", code=code, guidelines=question.guidelines, **answer).strip()
+        said = self._said(question.instructions)
+        return self._render("instructions", code=code, instructions=said, **answer).strip()
+
+    def joint_task(self, code: str, questions: Mapping[str, Question]) -> str:
+        """What several judges ask about the material of that code in one call, by their names."""
+        judges = [
+            {
+                "name": name,
+                "guidelines": question.guidelines,
+                "instructions": None if question.instructions is None else self._said(question.instructions),
+                **_answer(question.values),
+            }
+            for name, question in questions.items()
+        ]
+        return self._render("joint", code=code, judges=judges).strip()
+
+    def again(self, questions: Mapping[str, Question], problem: str | None = None) -> str:
+        """What is said at the end of a group's prompt to have these judges only, or all of them once more."""
+        judges = [{"name": name, **_answer(question.values)} for name, question in questions.items()]
+        return self._render("again", judges=judges, problem=problem).strip()
+
     def messages(
         self,
         key: bytes,
@@ -72,23 +132,13 @@ class Prompts:
         incomplete: bool = False,
     ) -> list[dict[str, Any]]:
         """The messages to send: what is common to all calls first, then the trace, then the judge."""
-        code = fence_code(key, [block.text for block in view.blocks])
-        material = self._render(
-            "material", code=code, blocks=view.blocks, left_out=view.left_out, incomplete=incomplete
-        )
-        if instructions is None:
-            task = self._render("guidelines", code=code, guidelines=guidelines, **_answer(values))
-        else:
-            text = self._instructions(instructions).render(_references())
-            task = self._render("instructions", code=code, instructions=text, **_answer(values))
-        return [
-            {"role": "system", "content": self._common},
-            {"role": "user", "content": f"{material.strip()}\n\n{task.strip()}"},
-        ]
+        material = self.material(key, view, incomplete=incomplete)
+        question = Question(guidelines=guidelines, instructions=instructions, values=values)
+        return material.messages(self.task(material.code, question))
 
-    def repair(self, problem: str, values: Values) -> str:
+    def repair(self, problem: str, values: Values, *, unsure: bool = False) -> str:
         """What is said to a reply that could not be read."""
-        return self._render("repair", problem=problem, **_answer(values)).strip()
+        return self._render("repair", problem=problem, **_answer(values, unsure)).strip()
 
     def parts_named(self, instructions: str) -> frozenset[Part]:
         """What of a record free instructions speak of; all of it where they name nothing.
@@ -101,14 +151,15 @@ class Prompts:
                 f"instructions name {{{{ {unknown[0]} }}}}: there are {', '.join(f'{{{{ {name} }}}}' for name in _PARTS)}"
             )
         try:
-            self._instructions(instructions).render(_references())
+            self._said(instructions)
         except Exception as error:  # what a user's template raises
             raise ConfigurationError(f"instructions do not render: {error}") from error
         return frozenset(_PARTS[name] for name in names) or frozenset({"trace"})
 
     def fingerprints(self, kind: str) -> Mapping[str, str]:
-        """A hash of each template that has a part in the prompts of `guidelines` or `instructions` judges."""
-        return {name: self._hashes[name] for name in ("common", "material", kind, "reply", "repair")}
+        """A hash of each template that has a part in the prompts of `guidelines`, `instructions` or `joint` judges."""
+        own = ("joint", "again") if kind == "joint" else (kind, "reply", "repair")
+        return {name: self._hashes[name] for name in ("common", "material", *own)}
 
     @cached_property
     def _common(self) -> str:
@@ -157,6 +208,9 @@ class Prompts:
         self.messages(b"", view, guidelines=("one", "two"), incomplete=True)
         self.messages(b"", view, instructions="text", values=Categories(values=("a", "b")))
         self.repair("it is empty", NumberRange(min=1, max=5))
+        questions = {"a": Question(guidelines=("one", "two")), "b": Question(instructions="text")}
+        self.joint_task("code", questions)
+        self.again(questions, "it is empty")
 
     def _parsed(self, instructions: str) -> Any:
         try:
@@ -164,15 +218,16 @@ class Prompts:
         except TemplateSyntaxError as error:
             raise ConfigurationError(f"instructions, line {error.lineno}: {error.message}") from error
 
-    def _instructions(self, instructions: str) -> Template:
-        compiled = self._compiled_instructions.get(instructions)
-        if compiled is None:
-            compiled = self._environment.from_string(instructions)
-            self._compiled_instructions[instructions] = compiled
-        return compiled
+    def _said(self, instructions: str) -> str:
+        """Free instructions as they are sent: the same for every record, for they only refer to its blocks."""
+        said = self._rendered_instructions.get(instructions)
+        if said is None:
+            said = self._environment.from_string(instructions).render(_references())
+            self._rendered_instructions[instructions] = said
+        return said
 
     @cached_property
-    def _compiled_instructions(self) -> dict[str, Template]:
+    def _rendered_instructions(self) -> dict[str, str]:
         return {}
 
 
@@ -203,13 +258,16 @@ def shipped_prompts() -> Path:
     return inside if inside.is_dir() else package.parent / "prompts"
 
 
-def _answer(values: Values) -> dict[str, str]:
+def _answer(values: Values, unsure: bool = False) -> dict[str, str]:
     """How a template says which results there are, and one of them as JSON."""
     match values:
         case YesNo():
-            return {"answer": '"yes" or "no"', "example": '"yes" or "no"'}
+            answer, example = '"yes" or "no"', '"yes" or "no"'
         case Categories():
             quoted = ", ".join(f'"{value}"' for value in values.values)
-            return {"answer": f"one of {quoted}", "example": '"..."'}
+            answer, example = f"one of {quoted}", '"..."'
         case NumberRange():
-            return {"answer": f"a number from {values.min:g} to {values.max:g}", "example": "..."}
+            answer, example = f"a number from {values.min:g} to {values.max:g}", "..."
+    if unsure:
+        answer = f'{answer}, or "{UNSURE}" where the material leaves real doubt about it'
+    return {"answer": answer, "example": example}

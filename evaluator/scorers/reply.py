@@ -1,15 +1,15 @@
 """A model's reply read into a feedback, or into why it cannot be read. Nothing is guessed."""
 
-import ast
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from evaluator.feedback import Feedback, Outcome, Reason, Unscored, Value
 from evaluator.guidelines.definitions import Categories, NumberRange, Values, YesNo
 from evaluator.models.endpoint import Completion
+from evaluator.scorers.objects import UnreadableError, json_objects, unambiguous
 
 Passes = Callable[[Value], bool | None]
 
@@ -27,28 +27,26 @@ ALSO_RESULTS = (
     "judgement",
     "judgment",
 )
+CALLS = ("arguments", "parameters")
+"""Where a tool call that was written as text holds what was meant."""
 LONGEST_REPLY = 50_000
-MOST_BRACES = 50
 LONGEST_RATIONALE = 10_000
 
 _THOUGHT = re.compile(r"\s*<(?:think|thinking|reasoning|thought)>", re.IGNORECASE)
 _THOUGHT_END = re.compile(r"</(?:think|thinking|reasoning|thought)>", re.IGNORECASE)
-_TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', re.DOTALL)
 _REFUSAL = re.compile(
     r"^(i['’]?m (very |really )?sorry|i am sorry|sorry|i apologi[sz]e|unfortunately,? i)?\W{0,3}(but )?"
     r"(i (can['’]?t|cannot|can not|am unable|['’]?m unable|won['’]?t|will not|am not able)|i['’]m (unable|not able))"
     r"[^.]{0,40}\b(assist|help|comply|provide|fulfil|fulfill|answer|continue|judge|evaluate|do that|with (this|that))",
     re.IGNORECASE,
 )
+_MARKUP = re.compile(r"(?:```|~~~)[A-Za-z0-9]*|<[^<>\n]{1,40}>")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _MAY_HOLD_RESULT = re.compile(rf"\b({'|'.join((*RESULTS, *ALSO_RESULTS))})\b\W{{0,3}}[:=]", re.IGNORECASE)
 _YES = frozenset({"yes", "true", "pass", "passed"})
 _NO = frozenset({"no", "false", "fail", "failed"})
 _ECHO = "..."
-
-
-class _Unreadable(Exception):  # noqa: N818 -- it becomes an Unscored
-    """Why a reply gives no result."""
+_AROUND_A_WORD = " \t\r\n\"'`*.!\u200b\u200c\u200d\u2060\ufeff\u00a0"
 
 
 def reply_schema(values: Values) -> dict[str, Any]:
@@ -69,10 +67,13 @@ def reply_schema(values: Values) -> dict[str, Any]:
     }
 
 
-def read_reply(completion: Completion, values: Values, passes: Passes | None = None) -> Outcome:
+def read_reply(
+    completion: Completion, values: Values, passes: Passes | None = None, material: Iterable[str] = ()
+) -> Outcome:
     """The feedback in a completion, or Unscored: refused, filtered, cut off, or not to be read beyond doubt.
 
     `passes` tells of a value whether it passes; without it yes passes, no fails, and other values do neither.
+    `material` is what was judged: an object that stands there word for word is a quotation and no verdict.
     """
     match completion.finish_reason:
         case "refusal":
@@ -85,8 +86,8 @@ def read_reply(completion: Completion, values: Values, passes: Passes | None = N
             detail = "the reply was cut off at its longest (judge.parameters: max_tokens)"
             return Unscored(reason=Reason.BAD_REPLY, detail=detail)
     try:
-        value, rationale = _verdict(completion.text, values)
-    except _Unreadable as problem:
+        value, rationale = _verdict(completion.text, values, material)
+    except UnreadableError as problem:
         if "{" not in completion.text and _REFUSAL.match(completion.text[:300].lstrip()):
             return Unscored(reason=Reason.REFUSED, detail="the model refused to judge")
         return Unscored(reason=Reason.BAD_REPLY, detail=str(problem))
@@ -95,19 +96,58 @@ def read_reply(completion: Completion, values: Values, passes: Passes | None = N
     return Feedback(value=value, passed=passes(value) if passes else None, rationale=rationale)
 
 
-def _verdict(text: str, values: Values) -> tuple[Value, str]:
-    answer = _without_thought(text)
+def _verdict(text: str, values: Values, material: Iterable[str]) -> tuple[Value, str]:
+    answer = answer_of(text)
     if not answer.strip():
-        raise _Unreadable("it is empty")
+        raise UnreadableError("it is empty")
     if len(answer) > LONGEST_REPLY:
-        raise _Unreadable(f"it is longer than {LONGEST_REPLY:,} characters")
-    objects = [found for root in _json_objects(answer) for found in _with_result(root)]
-    read = [(_result(found, values), _rationale(found)) for found in objects if not _is_echo(found)]
-    if not read:
-        raise _Unreadable('it holds no JSON object with a "result"')
+        raise UnreadableError(f"it is longer than {LONGEST_REPLY:,} characters")
+    said = [
+        (fields, start, end)
+        for root, start, end in json_objects(answer, _MAY_HOLD_RESULT)
+        for fields in _with_result(root)
+        if not _is_echo(fields)
+    ]
+    if not said:
+        raise UnreadableError('it holds no JSON object with a "result"')
+    judged = [_packed(part) for part in material if "{" in part]
+    own = [one for one in said if not any(_packed(answer[one[1] : one[2]]) in part for part in judged)]
+    if not own:
+        raise UnreadableError("it only repeats what stands in the material")
+    read = [(_result(fields, values), _rationale(fields)) for fields, _, _ in own]
     if len({value for value, _ in read}) > 1:
-        raise _Unreadable("it holds different results")
+        raise UnreadableError("it holds different results")
+    if all(_within_a_sentence(answer, start, end) for _, start, end in own):
+        raise UnreadableError("its JSON object stands within a sentence, as a quotation does")
     return read[0][0], next((rationale for _, rationale in read if rationale), "")
+
+
+def answer_of(text: str) -> str:
+    """What a reply says after its thoughts; the text within where all of it is one JSON string."""
+    return _decoded_twice(_without_thought(text))
+
+
+def _decoded_twice(text: str) -> str:
+    """The text within, where the whole reply is one JSON string."""
+    if text.lstrip().startswith('"'):
+        try:
+            inner = json.loads(text, strict=False)
+        except ValueError:
+            return text
+        return inner if isinstance(inner, str) else text
+    return text
+
+
+def _packed(text: str) -> str:
+    """A text without what differs between a thing and its quotation: white space, and backslashes of escapes."""
+    return "".join(text.split()).replace("\\", "")
+
+
+def _within_a_sentence(text: str, start: int, end: int) -> bool:
+    """Whether words stand before and after it on its line."""
+    before = text[text.rfind("\n", 0, start) + 1 : start]
+    after = text[end:].partition("\n")[0]
+    return all(any(map(str.isalpha, _MARKUP.sub("", side))) for side in (before, after))
 
 
 def _without_thought(text: str) -> str:
@@ -128,101 +168,45 @@ def _without_thought(text: str) -> str:
     return text[start:]
 
 
-def _json_objects(text: str) -> Iterator[Any]:
-    """Every outermost JSON object in a text, whatever stands around them.
-
-    What looks like one and cannot be decoded is passed over, unless it may hold a result: an unescaped quotation
-    in a rationale must not let the quoted object speak for the reply.
-    """
-    position = text.find("{")
-    for _ in range(MOST_BRACES):
-        if position < 0:
-            return
-        rest = text[position:]
-        end, found = _first_object(rest)
-        if found is None and _MAY_HOLD_RESULT.search(rest[:end] if end else rest):
-            raise _Unreadable("its JSON is broken")
-        if found is not None:
-            yield found
-        position = text.find("{", position + (end or 1))
-    raise _Unreadable("it holds too many braces")
-
-
-def _first_object(text: str) -> tuple[int | None, Any]:
-    """Where the object that begins a text ends, and the object; None for what is not found or not decoded."""
-    for spelling in (text, _straight(text)):
-        end = _object_end(spelling)
-        if end and (found := _decoded(spelling[:end])) is not None:
-            return end, found
-    return end, None
-
-
-def _object_end(text: str) -> int | None:
-    """Where the object that begins a text ends: at the brace that closes it, braces in strings not counted."""
-    depth = 0
-    quote = before = ""
-    escaped = False
-    for index, character in enumerate(text):
-        if escaped:
-            escaped = False
-        elif character == "\\":
-            escaped = bool(quote)
-        elif quote:
-            quote = "" if character == quote else quote
-        elif character == '"' or (character == "'" and before in "{[:,"):
-            quote = character
-        elif character in "{}":
-            depth += 1 if character == "{" else -1
-            if depth == 0:
-                return index + 1
-        before = before if character.isspace() else character
-    return None
-
-
-def _straight(text: str) -> str:
-    """Typographic double quotes as plain ones, character for character."""
-    return text.translate({ord(quote): '"' for quote in "“”„‟«»＂"})
-
-
-def _decoded(text: str) -> Any:
-    """An object as JSON, as JSON with the usual slips, or as a Python literal; None when it is none of them."""
-    for spelling in (text, _TRAILING_COMMA.sub(lambda found: found[1] or "", text)):
-        try:
-            return json.loads(spelling, strict=False, object_pairs_hook=_unambiguous)
-        except (json.JSONDecodeError, RecursionError):
-            continue
-    try:
-        tree = ast.parse(text, mode="eval")
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Dict):
-                keys = [key.value for key in node.keys if isinstance(key, ast.Constant)]
-                if len(keys) != len(set(keys)):
-                    raise _Unreadable("it names a field twice")
-        return ast.literal_eval(tree)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        return None
-
-
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if any(fields[key] != value for key, value in pairs):
-        raise _Unreadable("it names a field twice")
-    return fields
-
-
 def _with_result(found: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The objects that hold a result, in whatever a model wrapped them."""
+    """The objects that hold a result, in what models wrap them: a list, a single field, a call written as text.
+
+    Nothing else is searched: a result further in, beside other fields, is something that the reply speaks about.
+    """
     if depth > 5:
         return
-    if isinstance(found, dict):
-        fields = {str(key).strip().casefold(): value for key, value in found.items()}
-        if any(not isinstance(fields.get(key, {}), dict | list) for key in (*RESULTS, *ALSO_RESULTS)):
-            yield fields
-            return
-        found = list(found.values())
     if isinstance(found, list):
         for child in found:
             yield from _with_result(child, depth + 1)
+    if not isinstance(found, dict):
+        return
+    fields = unambiguous([(_bare(str(key)), value) for key, value in found.items()])
+    named = [key for key in (*RESULTS, *ALSO_RESULTS) if key in fields]
+    if any(not isinstance(fields[key], dict | list) for key in named):
+        yield fields
+    else:
+        for child in _wrapped(fields, named):
+            yield from _with_result(child, depth + 1)
+
+
+def _wrapped(fields: Mapping[str, Any], named: Sequence[str]) -> list[Any]:
+    """What an object without a plain result is the wrapper of."""
+    calls = [fields[key] for key in CALLS if key in fields]
+    if "name" in fields and calls:
+        return [_call_arguments(call) for call in calls]
+    if named:
+        return [fields[key] for key in named]
+    inner = [value for key, value in fields.items() if key not in RATIONALES]
+    return inner if len(fields) == 1 else [value for key, value in fields.items() if key == "function"]
+
+
+def _call_arguments(said: Any) -> Any:
+    if not isinstance(said, str):
+        return said
+    try:
+        return json.loads(said, strict=False, object_pairs_hook=unambiguous)
+    except (ValueError, RecursionError):
+        raise UnreadableError("its JSON is broken") from None
 
 
 def _is_echo(fields: Mapping[str, Any]) -> bool:
@@ -237,9 +221,9 @@ def _result(fields: Mapping[str, Any], values: Values) -> Value:
         named = others
     known = {value for value in [*named, *others] if value is not None}
     if None in named or not known:
-        raise _Unreadable(f"its result is not {_wanted(values)}")
+        raise UnreadableError(f"its result is not {_wanted(values)}")
     if len(known) > 1:
-        raise _Unreadable("it contradicts itself")
+        raise UnreadableError("it contradicts itself")
     return known.pop()
 
 
@@ -247,7 +231,7 @@ def _value(said: Any, values: Values) -> Value | None:
     """What was said as one of the values; None when it is none of them, or could be two."""
     match values:
         case YesNo():
-            word = str(said).strip(" \t\r\n\"'`*.!").casefold() if isinstance(said, str | bool) else ""
+            word = _bare(str(said)) if isinstance(said, str | bool) else ""
             return "yes" if word in _YES else "no" if word in _NO else None
         case Categories():
             return _category(said, values.values)
@@ -259,18 +243,23 @@ def _value(said: Any, values: Values) -> Value | None:
 def _category(said: Any, values: tuple[str, ...]) -> str | None:
     if isinstance(said, bool) or not isinstance(said, str | int | float):
         return None
-    word = str(said).strip()
-    for spelled in (str, str.casefold, lambda text: re.sub(r"[\W_]+", " ", text.casefold()).strip()):
-        matches = [value for value in values if spelled(value) == spelled(word)]
+    for spelled in (str, _bare, lambda text: re.sub(r"[\W_]+", " ", _bare(text)).strip()):
+        matches = [value for value in values if spelled(value) == spelled(str(said))]
         if matches:
             return matches[0] if len(matches) == 1 else None
     return None
 
 
+def _bare(text: str) -> str:
+    return text.strip(_AROUND_A_WORD).casefold()
+
+
 def _number(said: Any, highest: float) -> float | int | None:
     if isinstance(said, str):
         match = re.fullmatch(
-            r"\s*([+-]?\d{1,15}(?:\.\d{1,15})?)\s*(?:(?:/|out of)\s*(\d+(?:\.\d+)?))?\s*", said
+            r"\s*([+-]?\d{1,15}(?:\.\d{1,15})?)\s*(?:(?:/|out of)\s*(\d+(?:\.\d+)?))?\s*",
+            said,
+            re.ASCII,
         )
         if match is None or (match[2] and float(match[2]) != highest):
             return None

@@ -8,20 +8,33 @@ from typing import Any, Literal
 import orjson
 
 from evaluator.dataset.records import Record
+from evaluator.guidelines.definitions import TraceView
 from evaluator.traces.trace import Step
+from evaluator.traces.tree import parents_of
 
 Part = Literal["inputs", "outputs", "expectations", "trace"]
 """What instructions can name, in MLflow's words; `trace` is everything."""
 
 CHARACTERS = 48_000
-"""Some 12,000 tokens: what a window of 16,000 holds beside the task and the reply."""
+"""Some 12,000 tokens: what a window of 16,000 holds beside the task and the reply, where nobody knows the window."""
+MOST_CHARACTERS = 400_000
+"""Some 100,000 tokens: beyond it a wider window adds cost, and little that a judge takes in."""
 SHORTEST = 200
 """A text is not cut to less than this; it is left out instead."""
-RULE = 1
+LONGEST_NAME = 80
+"""Characters of a step's name or error in the index."""
+DEEPEST = 8
+"""Steps further within others are not set in more than this."""
+INDEX_SHARE = 4
+"""The index of a trace that is cut takes at most one part in so many."""
+MOST_NAMED = 20
+"""How many of the texts that were cut or left out are named."""
+RULE = 2
 """Raised by hand when the rule of this file changes; part of every judge's version."""
 
 _ROLES = frozenset({"system", "user", "assistant", "tool"})
-_UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
+_UNSENDABLE = re.compile("[\x00\ud800-\udfff\U000e0000-\U000e007f]")
+"""What cannot be sent, and tag characters: a model reads them and no person sees them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +51,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """The texts in the order in which they happened, and how much of the record is missing."""
+    """The texts in the order in which they happened, and how much of the record is missing.
+
+    `cut` names the texts that were shortened or left out.
+    """
 
     blocks: tuple[Block, ...]
     left_out_blocks: int = 0
     left_out_characters: int = 0
+    cut: tuple[str, ...] = ()
 
     @property
     def left_out(self) -> str:
@@ -50,40 +67,77 @@ class View:
         if not self.left_out_characters:
             return ""
         texts = f"{self.left_out_blocks} whole texts, " if self.left_out_blocks else ""
-        return f"{texts}{self.left_out_characters:,} characters in all"
+        more = f" and {len(self.cut) - MOST_NAMED:,} more" if len(self.cut) > MOST_NAMED else ""
+        names = f" ({'; '.join(self.cut[:MOST_NAMED])}{more})" if self.cut else ""
+        return f"{texts}{self.left_out_characters:,} characters in all{names}"
 
 
 def view_of(
     record: Record,
     parts: frozenset[Part] = frozenset({"trace"}),
     *,
+    trace_view: TraceView = "full",
     characters: int = CHARACTERS,
     redact: Callable[[str], str] = str,
 ) -> View:
-    """The view of a record in at most about so many characters: the request and the response, then by rank errors,
-    tool calls, documents and the rest. Each text is redacted before it is cut."""
-    blocks = []
-    for block in _blocks(record, parts):
-        text = _UNSENDABLE.sub("\ufffd", block.text)
+    """The view of a record in at most about so many characters; what is not ASCII counts with its bytes in UTF-8.
+
+    What does not fit is cut by rule: an index of all steps comes first, a line each; then the request and the
+    response, then by rank errors, tool calls, documents and the rest. Each text is redacted before it is cut.
+    """
+    blocks = _blocks(record, parts, trace_view)
+    texts = [text for block in blocks if (text := _seen(block, characters, redact))]
+    if sum(size(block.text) for _, block in texts) <= characters and not any(lost for lost, _ in texts):
+        return View(blocks=tuple(block for _, block in texts))
+    index: list[Block] = []
+    if "trace" in parts and trace_view == "full" and record.trace.steps:
+        room = characters // INDEX_SHARE
+        if seen := _seen(_index(record), room, redact):
+            index = [replace(seen[1], text=_shortened(seen[1].text, room))]
+    return _within(texts, characters - sum(size(block.text) for block in index), index)
+
+
+def _seen(block: Block, characters: int, redact: Callable[[str], str]) -> tuple[int, Block] | None:
+    """A text as it may be seen, after how many characters it lost for it; None where there is nothing to see."""
+    text, lost = _UNSENDABLE.sub("\ufffd", block.text), 0
+    if size(text) > 4 * characters:
         # What would be cut anyway need not be redacted; twice the bound keeps every cut inside redacted text.
-        text = redact(_shortened(text, 2 * characters) if len(text) > 4 * characters else text)
-        if text.strip():
-            blocks.append((len(block.text), replace(block, text=text)))
-    shares = _shares([(block.rank, len(block.text)) for _, block in blocks], characters)
-    shown = []
+        cut = _shortened(text, 2 * characters)
+        text, lost = cut, len(text) - len(cut)
+    text = redact(text)
+    return (lost, replace(block, text=text)) if text.strip() else None
+
+
+def _within(texts: Sequence[tuple[int, Block]], characters: int, index: Sequence[Block]) -> View:
+    """The texts by rank within a bound, after the index."""
+    sizes = [size(block.text) for _, block in texts]
+    shares = _shares(
+        [(block.rank, length) for (_, block), length in zip(texts, sizes, strict=True)], characters
+    )
+    shown, cut = [*index], []
     missing = missing_blocks = 0
-    for (whole, block), share in zip(blocks, shares, strict=True):
-        missing += max(whole - share, 0) if share < len(block.text) or whole > 4 * characters else 0
-        missing_blocks += share == 0
-        if share:
-            shown.append(replace(block, text=_shortened(block.text, share)))
-    return View(blocks=tuple(shown), left_out_blocks=missing_blocks, left_out_characters=missing)
+    for (lost, block), length, share in zip(texts, sizes, shares, strict=True):
+        kept = _shortened(block.text, share) if share else ""
+        if lost or share < length:
+            missing += lost + max(len(block.text) - min(len(kept), share), int(share < length))
+            missing_blocks += not share
+            cut.append(block.name if share else f"{block.name}, whole")
+        if kept:
+            shown.append(replace(block, text=kept))
+    return View(
+        blocks=tuple(shown), left_out_blocks=missing_blocks, left_out_characters=missing, cut=tuple(cut)
+    )
+
+
+def size(text: str) -> int:
+    """How much room a text takes: tokenizers make about as many tokens of bytes in any script."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _shares(sizes: Sequence[tuple[int, int]], characters: int) -> list[int]:
-    """How many characters each text gets: rank by rank, and within a rank as evenly as their lengths allow."""
+    """How much room each text gets: rank by rank, and within a rank as evenly as their lengths allow."""
     shares = [0] * len(sizes)
-    left = characters
+    left = max(characters, 0)
     for rank in sorted({rank for rank, _ in sizes}):
         waiting = sorted((length, index) for index, (other, length) in enumerate(sizes) if other == rank)
         while waiting:
@@ -98,16 +152,50 @@ def _shares(sizes: Sequence[tuple[int, int]], characters: int) -> list[int]:
     return shares
 
 
-def _shortened(text: str, characters: int) -> str:
+def _shortened(text: str, room: int) -> str:
     """Its beginning and its end, with a mark between."""
-    if len(text) <= characters:
+    whole = size(text)
+    if whole <= room:
         return text
-    mark = f"\n[… {len(text) - characters:,} characters left out …]\n"
-    half = max((characters - len(mark)) // 2, 1)
-    return f"{text[:half]}{mark}{text[-half:]}"
+    mark = f"\n[… {len(text) * (whole - room) // whole:,} characters left out …]\n"
+    half = max((room - len(mark)) // 2, 1)
+    if whole == len(text):
+        return f"{text[:half]}{mark}{text[-half:]}"
+    data = text.encode("utf-8", "replace")
+    return f"{data[:half].decode('utf-8', 'ignore')}{mark}{data[-half:].decode('utf-8', 'ignore')}"
 
 
-def _blocks(record: Record, parts: frozenset[Part]) -> Iterator[Block]:
+def _index(record: Record) -> Block:
+    """What happened, a line for each step: its kind and name, its error, how long it took, how much went in and out."""
+    steps = record.trace.steps
+    parents = parents_of([step.span for step in steps])
+    depths: dict[str | None, int] = {None: -1}
+    lines = []
+    for number, step in enumerate(steps, start=1):
+        depth = depths.get(parents.get(step.span.span_id), 0) + 1
+        depths[step.span.span_id] = depth
+        lines.append(f"{'  ' * min(depth, DEEPEST)}{number}. {_line(step)}")
+    return Block(name="index of all steps", text="\n".join(lines), rank=0)
+
+
+def _line(step: Step) -> str:
+    said = [f"{step.span_type} {_one_line(step.tool_name or step.span.name)}".rstrip()]
+    if error := _error(step):
+        said.append(f"error: {_one_line(error)}")
+    if step.duration_ms is not None:
+        said.append(f"{step.duration_ms:,.0f} ms")
+    for name, text in (("in", step.input or step.request), ("out", step.output or step.response)):
+        if text:
+            said.append(f"{name} {len(text):,} characters")
+    return ", ".join(said)
+
+
+def _one_line(text: str) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= LONGEST_NAME else f"{flat[:LONGEST_NAME]}…"
+
+
+def _blocks(record: Record, parts: frozenset[Part], trace_view: TraceView) -> Iterator[Block]:
     whole = "trace" in parts
     if record.inputs and (whole or "inputs" in parts):
         yield Block(name="request", text=record.inputs, rank=0)
@@ -115,7 +203,9 @@ def _blocks(record: Record, parts: frozenset[Part]) -> Iterator[Block]:
         yield Block(name="response", text=record.outputs, rank=0)
     if record.expectations and "expectations" in parts:
         yield Block(name="expectations", text=_json(dict(record.expectations)), rank=0)
-    if whole:
+    if whole and trace_view == "index" and record.trace.steps:
+        yield _index(record)
+    if whole and trace_view == "full":
         # Conventions repeat a text on every span it passes through: each is shown where it first stands.
         seen = {_key(text) for text in (record.inputs, record.outputs) if text}
         for number, step in enumerate(record.trace.steps, start=1):

@@ -7,9 +7,8 @@ import pyarrow as pa
 
 from evaluator.errors import SinkError, TableError
 from evaluator.feedback import Assessment
-from evaluator.tables.annotations import annotation_rows
+from evaluator.tables.annotations import annotation_rows, open_annotations
 from evaluator.tables.delta import CommitConflict, DeltaStore
-from evaluator.tables.schemas import ANNOTATIONS
 
 
 class AnnotationsSink:
@@ -41,7 +40,7 @@ class AnnotationsSink:
     def _appended(self, assessments: Sequence[Assessment], upto: int) -> bool:
         """Append what the table does not have yet; False when another publisher came between."""
         try:
-            snapshot = self._store.open()
+            snapshot = open_annotations(self._store)
             cursor = snapshot.transaction(self._ledger_id) or 0
             if upto <= cursor:
                 return True
@@ -51,16 +50,9 @@ class AnnotationsSink:
                     "VARIANT; publish through MLflow instead (`publish: [mlflow]`)"
                 )
             fresh = [assessment for assessment in assessments if assessment.seq > cursor]
-            rows = annotation_rows(fresh).select(
-                [name for name in ANNOTATIONS.names if name in snapshot.schema.names]
-            )
-            snapshot.append(rows, {self._ledger_id: upto})
+            snapshot.append(annotation_rows(fresh), {self._ledger_id: upto})
         except CommitConflict:
             return False
         except TableError as error:
             raise SinkError(str(error)) from error
-        except KeyError as error:
-            raise SinkError(
-                f"{self._store.uri}: this is not an annotations table (it has no column {error})"
-            ) from error
         return True

@@ -95,14 +95,23 @@ class MlflowPublisher:
         experiment: str,
         state: Path,
         silence: timedelta = timedelta(minutes=2),
+        redact: Callable[[str], str] = str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`silence`: how long the child may say nothing, its start included, before it counts as hung."""
+        """`silence`: how long the child may say nothing, its start included, before it counts as hung.
+
+        `redact` takes out of a rationale what must not leave: a scorer of one's own may quote the trace.
+        """
         self.tracking_uri = tracking_uri
         self.experiment = experiment
         self.silence = silence
+        self._redact = redact
         self._clock = clock
         self._waiting = Waiting(state / "mlflow-waiting.db", UNKNOWN_PATIENCE)
+
+    def _item(self, assessment: Assessment) -> dict[str, Any]:
+        item = _item(assessment)
+        return {**item, "rationale": None if item["rationale"] is None else self._redact(item["rationale"])}
 
     def due(self) -> bool:
         """Whether results of unknown traces are to be tried again: then publish, if only an empty sequence."""
@@ -112,7 +121,7 @@ class MlflowPublisher:
         """Log the assessments, and those that wait and are due. Raises SinkError when the store is down."""
         now = self._clock()
         items = self._waiting.due(now)
-        items.update((assessment_id(one), orjson.dumps(_item(one))) for one in assessments)
+        items.update((assessment_id(one), orjson.dumps(self._item(one))) for one in assessments)
         if not items:
             return PublishReport()
         states, _ = await self._order({"do": "publish"}, list(items.values()))
@@ -138,7 +147,7 @@ class MlflowPublisher:
         Returns MLflow's id of the run. Traces that MLflow does not know count in the means and are not linked.
         """
         order = {"do": "evaluation", "run": _run(run)}
-        _, answer = await self._order(order, [orjson.dumps(_item(one)) for one in run.assessments])
+        _, answer = await self._order(order, [orjson.dumps(self._item(one)) for one in run.assessments])
         return answer
 
     async def _order(self, order: Mapping[str, Any], items: Sequence[bytes]) -> tuple[dict[str, str], str]:

@@ -12,7 +12,9 @@ from typing import Any, assert_never
 import orjson
 import pyarrow as pa
 
+from evaluator.errors import TableError
 from evaluator.feedback import Assessment, Feedback, Target, Unscored
+from evaluator.tables.delta import DeltaStore, Snapshot
 from evaluator.tables.schemas import ANNOTATIONS
 
 AUTHOR = "evaluator"
@@ -22,6 +24,18 @@ def annotation_id(target: Target, name: str, version: str) -> str:
     """The same for every revision of a result, another for every version: 32 hex digits."""
     parts = "\x1f".join((target.type, target.target_id, name, version))
     return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def open_annotations(store: DeltaStore) -> Snapshot:
+    """The annotations table as it is now. Raises TableError: missing, unreadable, or another table."""
+    snapshot = store.open()
+    missing = [name for name in ANNOTATIONS.names if name not in snapshot.schema.names]
+    if missing:
+        raise TableError(
+            f"{store.uri}: this is not an annotations table (it has no column {', '.join(missing)}); "
+            "`annotations` or `prefix` in evaluator.yaml must name the right one"
+        )
+    return snapshot
 
 
 def annotation_rows(assessments: Iterable[Assessment]) -> pa.Table:

@@ -136,11 +136,16 @@ class DeltaStore:
             ) from error
         except (DeltaError, OSError, ValueError) as error:
             cause = _cause(error)
-            if "catalogManaged" in cause:
+            if "catalogManaged" in cause or "max_catalog_version" in cause:
                 raise TableError(
                     f"{self.uri}: the table is catalog-managed, which this Delta library cannot open; "
                     "write the spans to an external table, or drop the feature with "
                     "ALTER TABLE … DROP FEATURE catalogManaged"
+                ) from error
+            if "feature" in cause.lower():
+                raise TableError(
+                    f"{self.uri}: the table uses a feature that this Delta library cannot read: {cause} "
+                    "(ALTER TABLE … DROP FEATURE takes it off, or write the spans to a table without it)"
                 ) from error
             raise TableError(f"{self.uri}: cannot be opened: {cause}") from error
 

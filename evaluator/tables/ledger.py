@@ -27,6 +27,7 @@ from evaluator.tables.rows import (
     rebase,
     stamped,
     to_arrow,
+    waits_stand,
 )
 from evaluator.tables.schemas import LEDGER
 
@@ -207,11 +208,12 @@ class Book:
         """Commit a plan that was made on this book; the rows that were written, which may be fewer or none.
 
         On a conflict the plan is rebased on what the others decided and committed again (C2); nobody is
-        asked again for what is in it. The cursor never goes back (C3). Raises TableError.
+        asked again for what is in it. The cursor never goes back (C3), and stays where it is when a waiting
+        row of the plan yields: its spans have to be read again. Raises TableError.
         """
         while True:
             rows = rebase(units, self._since)
-            marks = self._marks(moved, floor)
+            marks = self._marks(moved if waits_stand(units, self._since) else None, floor)
             if not rows and not marks:
                 return []
             seq = self.seq + 1
@@ -229,6 +231,7 @@ class Book:
                 continue
             self.seq = seq
             self._open = opened
+            self._see_others()
             return written
 
     def mark(self, app_id: str, value: int) -> bool:
@@ -238,12 +241,15 @@ class Book:
         except CommitConflict:
             self._reopen()
             return False
+        self._see_others()
         return True
 
     def _marks(self, moved: Moved | None, floor: datetime | None) -> dict[str, int]:
         marks: dict[str, int] = {}
         if moved is not None:
             known = self.cursor(moved.table_id)
+            if known is not None and moved.begins:
+                return {}
             if known is None or moved.cursor > known:
                 marks[f"live/{moved.table_id}/0of1"] = moved.cursor
                 marks[f"live_at/{moved.table_id}/0of1"] = _micros(moved.cursor_at)
@@ -271,11 +277,17 @@ class Book:
         return now if known is None or now > known else known + timedelta(microseconds=1)
 
     def _reopen(self) -> None:
-        """See what others committed: the states of their rows, by key, and the open ones anew."""
         self._snapshot = self._store.open()
-        self._open = None
+        self._see_others()
+
+    def _see_others(self) -> None:
+        """See what others committed: the states of their rows, by key, and the open ones anew.
+
+        Also after a commit of one's own: one without rows reads on to the newest version (deltalake 1.6.6).
+        """
         seq = self._snapshot.transaction(SEQ) or 0
         if seq > self.seq:
+            self._open = None
             rows = from_arrow_keys(self._read(f"seq > {self.seq}", _KEY_COLUMNS))
             for row in sorted(rows, key=lambda row: row.seq):
                 self._since.setdefault(row.key, []).append(row.state)

@@ -91,11 +91,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Marks that ride on a commit: the live cursor of a spans table, with the time of its commit."""
+    """Marks that ride on a commit: the live cursor of a spans table, with the time of its commit.
+
+    `begins`: it says where scoring starts, which is said once; a cursor that is there already stays.
+    """
 
     table_id: str
     cursor: int
     cursor_at: datetime
+    begins: bool = False
 
 
 Unit = list[Row]
@@ -149,6 +153,15 @@ def rebase(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> list[R
                 mine.add(row.key)
                 kept.append(row)
     return kept
+
+
+def waits_stand(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> bool:
+    """Whether no waiting row of a plan yields to one that may know fewer of its target's spans.
+
+    Only then may the cursor pass the commits that brought them.
+    """
+    waits = (row for unit in units for row in unit if row.state == "waiting")
+    return all(not tail.get(row.key) or any(state in FINAL for state in tail[row.key]) for row in waits)
 
 
 def _yields(row: Row, since: Sequence[State]) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from evaluator.errors import TableError
 from evaluator.portions import portions
 from evaluator.tables.decoding import spans_of
-from evaluator.tables.delta import Commit, DeltaStore, Snapshot
+from evaluator.tables.delta import Commit, DataFile, DeltaStore, Snapshot
 from evaluator.traces.assembly import Arrival
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ PROVISIONED = "Provisioned by evaluator"
 """How the description of a table that `init` made begins."""
 
 IDENTITY = ("trace_id", "span_id", "start_time_unix_nano", "time")
+FOUND_BY_TIME = -1
+"""The commit of spans that were taken by their time: no log has it, so they are found by time again."""
 HEX_DIGITS = 32
 SPANS_A_BATCH = 50_000
 TRACES_A_PORTION = 1_000
@@ -121,7 +123,7 @@ class SpansSnapshot:
             except FileNotFoundError as error:
                 log.warning(
                     "the log was cleaned up past the cursor: catching up by the files' age",
-                    extra={"cursor": cursor, "missing": str(error)},
+                    extra={"cursor": cursor, "missing": str(error).splitlines()[0]},
                 )
                 return self._catch_up(cursor_at, now)
             version, at = commit.version, commit.at or now
@@ -159,16 +161,21 @@ class SpansSnapshot:
         now = self._clock()
         if not self._snapshot.raw_readable:
             table = self._snapshot.query(self._select(start, end))
-            return _decoded(table, now, self.version, trace_ids)
+            return _decoded(table, now, FOUND_BY_TIME, trace_ids)
         arrivals: list[Arrival] = []
         for file in self._snapshot.files(self._time_column):
             if file.overlaps(start, end):
-                table = self._snapshot.read_file(file, self._columns)
-                arrivals += _decoded(table, min(file.modified, now), self.version, trace_ids)
+                table = self._active(file, self._columns)
+                arrivals += _decoded(table, min(file.modified, now), FOUND_BY_TIME, trace_ids)
         return arrivals
 
-    def ids_between(self, start: datetime, end: datetime) -> Iterator[Sequence[str]]:
-        """The ids of the traces that have a span in [start, end), in the order of their first one there."""
+    def ids_between(
+        self, start: datetime, end: datetime
+    ) -> Iterator[tuple[Sequence[str], tuple[datetime, datetime]]]:
+        """The ids of the traces that have a span in [start, end), in the order of their first one there.
+
+        In portions, each with the first and the last of those times.
+        """
         first: dict[str, int] = {}
         low, high = _nanos(start), _nanos(end)
         for table in self._tables(IDENTITY, start, end):
@@ -177,7 +184,8 @@ class SpansSnapshot:
                 if nanos is not None and low <= nanos < high:
                     first[span.trace_id] = min(nanos, first.get(span.trace_id, nanos))
         ordered = sorted(first, key=lambda trace_id: (first[trace_id], trace_id))
-        yield from portions(ordered, TRACES_A_PORTION)
+        for portion in portions(ordered, TRACES_A_PORTION):
+            yield portion, (_moment(first[portion[0]]), _moment(first[portion[-1]]))
 
     def everything(self) -> pa.Table:
         """The whole table with its own columns, for SQL."""
@@ -194,7 +202,7 @@ class SpansSnapshot:
             return
         for file in self._snapshot.files(self._time_column):
             if file.overlaps(start, end):
-                yield self._snapshot.read_file(file, columns)
+                yield self._active(file, columns)
 
     def _arrivals(
         self, commit: Commit, now: datetime, trace_ids: Collection[str] | None = None
@@ -220,11 +228,21 @@ class SpansSnapshot:
         if self._snapshot.raw_readable:
             for file in self._snapshot.files(self._time_column):
                 if since is None or file.modified >= since:
-                    table = self._snapshot.read_file(file, self._columns)
-                    arrivals += _decoded(table, min(file.modified, now), self.version)
+                    table = self._active(file, self._columns)
+                    arrivals += _decoded(table, min(file.modified, now), FOUND_BY_TIME)
         else:
-            arrivals = _decoded(self._snapshot.query(self._select(None, None)), now, self.version)
+            arrivals = _decoded(self._snapshot.query(self._select(None, None)), now, FOUND_BY_TIME)
         return SpanBatch(arrivals=arrivals, upto=self.version, upto_at=now, more=False, caught_up=True)
+
+    def _active(self, file: DataFile, columns: Iterable[str]) -> pa.Table:
+        """A file that this version of the table is made of. Raises TableError when it is not there."""
+        try:
+            return self._snapshot.read_file(file, columns)
+        except FileNotFoundError as error:
+            raise TableError(
+                f"{self._snapshot.store.uri}: the data file {file.path} of version {self.version} is gone: a VACUUM "
+                "ran meanwhile (try again), or the table is damaged (RESTORE it, or FSCK REPAIR TABLE it)"
+            ) from error
 
     def _select(self, start: datetime | None, end: datetime | None, columns: Sequence[str] = ()) -> str:
         names = ", ".join(f'"{name}"' for name in columns or self._columns)
@@ -254,6 +272,10 @@ def _likely(table: pa.Table, trace_ids: Collection[str]) -> pa.Table:
     if not pa.types.is_string(column.type) or pc.max(pc.utf8_length(column)).as_py() != HEX_DIGITS:
         return table
     return table.filter(pc.is_in(pc.utf8_lower(column), pa.array(set(trace_ids), pa.string())))
+
+
+def _moment(nanos: int) -> datetime:
+    return datetime.fromtimestamp(nanos // 1_000_000_000, UTC)
 
 
 def _nanos(moment: datetime) -> int:

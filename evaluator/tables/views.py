@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from evaluator.errors import ConfigurationError, TableError
-from evaluator.tables.annotations import ASSESSMENTS_SQL
+from evaluator.errors import ConfigurationError
+from evaluator.tables.annotations import ASSESSMENTS_SQL, open_annotations
 from evaluator.tables.decoding import identified, spans_of
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.jsontext import json_columns
@@ -112,12 +112,7 @@ class Views:
         database.register("spans", table)
 
     def _add_assessments(self, database: "duckdb.DuckDBPyConnection") -> None:
-        snapshot = self._annotations.open()
-        missing = [name for name in ANNOTATIONS.names if name not in snapshot.schema.names]
-        if missing:
-            raise TableError(
-                f"{self._annotations.uri}: this is not an annotations table (it has no column {missing[0]})"
-            )
+        snapshot = open_annotations(self._annotations)
         names = ", ".join(f'"{name}"' for name in ANNOTATIONS.names)
         rows = snapshot.query(f"select {names} from t where annotation_type = 'FEEDBACK'")
         database.register("annotations", json_columns(rows))

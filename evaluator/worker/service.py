@@ -15,7 +15,7 @@ from evaluator.access import allowed, check_binding
 from evaluator.config import Config
 from evaluator.errors import EvaluatorError
 from evaluator.schedule import trigger_of
-from evaluator.wiring import Tables, utc_now
+from evaluator.wiring import Caching, Tables, utc_now
 from evaluator.worker.metrics import Metrics
 from evaluator.worker.turns import Turn, Worker
 
@@ -36,13 +36,14 @@ class Service:
         clock: Callable[[], datetime] = utc_now,
         *,
         routes: Sequence[web.AbstractRouteDef] = (),
+        caching: Caching = "on",
     ) -> None:
         """`routes` are served beside the worker's own, such as a collector's."""
         self._routes = routes
         self._config = config
         self._tables = tables
         self._clock = clock
-        self._worker = Worker(config, tables, clock)
+        self._worker = Worker(config, tables, clock, caching=caching)
         self._metrics = Metrics()
         self._turning: asyncio.Task[None] | None = None
         self._last_good: datetime | None = None

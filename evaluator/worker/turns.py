@@ -20,13 +20,13 @@ from evaluator.sinks.sink import Behind
 from evaluator.summary import Summary
 from evaluator.tick import Parts, has_work, tick
 from evaluator.wiring import (
+    Caching,
     Scorers,
     Tables,
     build_lease,
     build_scorers,
     build_sinks,
     definitions_of,
-    midnight,
     start_of,
     utc_now,
 )
@@ -50,8 +50,16 @@ class Turn:
 class Worker:
     """Does turns: reload what was edited, decide what is new, publish. One turn at a time."""
 
-    def __init__(self, config: Config, tables: Tables, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self,
+        config: Config,
+        tables: Tables,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        caching: Caching = "on",
+    ) -> None:
         self._config = config
+        self._caching = caching
         self._tables = tables
         self._clock = clock
         self._scorers: Scorers | None = None
@@ -75,7 +83,10 @@ class Worker:
                 try:
                     await stack.enter_async_context(lease.held(wait=wait))
                     await asyncio.to_thread(note_scorers, self._tables.ledger, scorers.scorers)
-                    summary = await tick(parts, run_id)
+                    try:
+                        summary = await tick(parts, run_id)
+                    finally:
+                        await scorers.budget.settle()
                 except Held as held:
                     held_by = str(held)
         if summary.cursor is None:
@@ -127,12 +138,19 @@ class Worker:
 
     def _build(self) -> Scorers:
         definitions = definitions_of(self._config)
-        return build_scorers(self._config, definitions, self._tables.ledger.open(), self._clock)
+        if not definitions:
+            raise ConfigurationError(
+                f"{self._config.path(self._config.guidelines)}: no judge and no scorer is enabled: every trace would be "
+                "passed over for good (add one, or `evaluator pause` to wait)"
+            )
+        return build_scorers(
+            self._config, definitions, self._tables.ledger.open(), self._clock, caching=self._caching
+        )
 
     def _parts(self, scorers: Scorers, stopping: Callable[[], bool]) -> Parts:
         book = self._tables.ledger.open()
         notes = book.notes()
-        scorers.budget.seed(*book.spent_since(midnight(self._clock())))
+        scorers.budget.begin()
         return Parts(
             spans=self._tables.spans,
             ledger=self._tables.ledger,

@@ -6,13 +6,14 @@
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import collector, idle, startup, tick
+from tests.benchmarks import collector, idle, judging, startup, tick
 
 BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "startup": startup.main,
     "tick": tick.main,
     "idle": idle.main,
     "collector": collector.main,
+    "judging": judging.main,
 }
 
 

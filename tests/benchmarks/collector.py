@@ -1,7 +1,5 @@
 """The collector: spans a second with durable acknowledgement, and what a span costs of one core."""
 
-
-
 import asyncio
 import os
 import re

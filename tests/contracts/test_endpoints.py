@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from evaluator.feedback import Reason
+from evaluator.feedback import Feedback, Reason
 from evaluator.guidelines.definitions import YesNo
+from evaluator.models.address import azure_address, databricks_address, openai_address
 from evaluator.models.endpoint import ChatRequest, Endpoint, ModelFailure
 from evaluator.models.litellm import LiteLLMEndpoint
 from evaluator.models.local import LocalEndpoint, available
 from evaluator.models.openai import OpenAIEndpoint
 from evaluator.scorers.reply import read_reply, reply_schema
-from tests.stub_provider import StubProvider
+from tests.stub_provider import StubProvider, schema_of
 
 QUESTION = ChatRequest(
     messages=[
@@ -25,7 +26,7 @@ QUESTION = ChatRequest(
     schema=reply_schema(YesNo()),
     parameters={"temperature": 0, "max_tokens": 256},
 )
-OVER_THE_NETWORK = ["openai", "litellm"]
+OVER_THE_NETWORK = ["openai", "azure", "databricks", "litellm"]
 EVERY_ENDPOINT = [
     *OVER_THE_NETWORK,
     pytest.param(
@@ -47,7 +48,17 @@ async def an_endpoint(kind: str, stub: StubProvider) -> AsyncIterator[Endpoint]:
     endpoint: Endpoint
     match kind:
         case "openai":
-            endpoint = OpenAIEndpoint("openai/stub", served="stub", base_url=stub.base_url, key="sk-secret")
+            endpoint = OpenAIEndpoint(
+                "openai/stub", address=openai_address("stub", stub.base_url, "sk-secret")
+            )
+        case "azure":
+            endpoint = OpenAIEndpoint(
+                "azure/stub", address=azure_address("stub", stub.root_url, "sk-secret", "2025-01-01")
+            )
+        case "databricks":
+            endpoint = OpenAIEndpoint(
+                "databricks/stub", address=databricks_address("stub", stub.root_url, "sk-secret")
+            )
         case "litellm":
             endpoint = LiteLLMEndpoint("openai/stub", base_url=stub.base_url, key="sk-secret")
         case _:
@@ -97,12 +108,12 @@ async def test_messages_parameters_and_schema_reach_the_provider(kind: str, stub
         await endpoint.complete(QUESTION)
 
     (sent,) = stub.requests
-    assert sent["model"] == "stub"
+    assert sent.get("model", "stub") == "stub"
     assert sent["messages"] == QUESTION.messages
     assert sent["temperature"] == 0
     assert sent["max_tokens"] == 256
     assert sent["response_format"]["json_schema"]["schema"] == QUESTION.schema
-    assert stub.headers[0]["Authorization"] == "Bearer sk-secret"
+    assert "sk-secret" in str(stub.headers[0])
 
 
 @pytest.mark.parametrize("kind", OVER_THE_NETWORK)
@@ -156,6 +167,59 @@ async def test_a_parameter_that_the_model_rejects_is_left_out_from_then_on(
 
 
 @pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+@pytest.mark.parametrize(
+    ("rejects", "form", "calls"),
+    [
+        ((), "response_format", 1),
+        (("response_format",), "tools", 2),
+        (("response_format", "tools"), "text", 3),
+        (("response_format", "tool_choice"), "tools", 3),
+        (("response_format", "tools", "temperature", "max_tokens"), "text", 5),
+    ],
+)
+async def test_the_same_schema_is_asked_for_in_the_form_that_the_model_takes(
+    kind: str, rejects: tuple[str, ...], form: str, calls: int, stub: StubProvider
+) -> None:
+    stub.rejects = frozenset(rejects)
+    async with an_endpoint(kind, stub) as endpoint:
+        first = await endpoint.complete(QUESTION)
+        second = await endpoint.complete(QUESTION)
+
+    sent = stub.requests[-1]
+    assert isinstance(read_reply(first, YesNo()), Feedback)
+    assert (first.calls, second.calls) == (calls, 1)
+    assert len(stub.requests) == calls + 1
+    assert {"response_format", "tools"} & sent.keys() == {form} - {"text"}
+    assert schema_of(sent) == QUESTION.schema
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+@pytest.mark.parametrize("ignores", [("response_format",), ("response_format", "tools")])
+async def test_a_form_that_the_model_does_not_heed_is_given_up_for_the_next_request(
+    kind: str, ignores: tuple[str, ...], stub: StubProvider
+) -> None:
+    stub.ignores = frozenset(ignores)
+    async with an_endpoint(kind, stub) as endpoint:
+        outcomes = [read_reply(await endpoint.complete(QUESTION), YesNo()) for _ in range(4)]
+
+    unread = len(ignores)
+    assert [isinstance(outcome, Feedback) for outcome in outcomes] == [False] * unread + [True] * (4 - unread)
+    assert len(stub.requests) == 4
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
+async def test_a_single_talkative_reply_does_not_change_a_form_that_has_worked(
+    kind: str, stub: StubProvider
+) -> None:
+    stub.script = ["ok", "prose", "ok"]
+    async with an_endpoint(kind, stub) as endpoint:
+        for _ in range(3):
+            await endpoint.complete(QUESTION)
+
+    assert all("response_format" in sent for sent in stub.requests)
+
+
+@pytest.mark.parametrize("kind", OVER_THE_NETWORK)
 @pytest.mark.parametrize(("fault", "finish"), [("filter", "content_filter"), ("truncated", "length")])
 async def test_how_a_reply_ended_is_told(kind: str, fault: str, finish: str, stub: StubProvider) -> None:
     stub.script = [fault]
@@ -175,13 +239,31 @@ async def test_a_refusal_in_a_field_of_its_own_is_told(kind: str, stub: StubProv
 
 
 async def test_an_address_where_nobody_listens_is_unavailable() -> None:
-    endpoint = OpenAIEndpoint("openai/stub", served="stub", base_url="http://127.0.0.1:9/v1")
+    endpoint = OpenAIEndpoint("openai/stub", address=openai_address("stub", "http://127.0.0.1:9/v1"))
 
     with pytest.raises(ModelFailure, match="could not be reached") as caught:
         await endpoint.complete(QUESTION)
 
     assert caught.value.reason is Reason.UNAVAILABLE
     await endpoint.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "header", "value"),
+    [
+        ("openai", "/v1/chat/completions", "Authorization", "Bearer sk-secret"),
+        ("azure", "/openai/deployments/stub/chat/completions?api-version=2025-01-01", "api-key", "sk-secret"),
+        ("databricks", "/serving-endpoints/stub/invocations", "Authorization", "Bearer sk-secret"),
+    ],
+)
+async def test_each_provider_is_asked_where_it_answers_with_the_key_as_it_wants_it(
+    kind: str, path: str, header: str, value: str, stub: StubProvider
+) -> None:
+    async with an_endpoint(kind, stub) as endpoint:
+        await endpoint.complete(QUESTION)
+
+    assert stub.paths == [path]
+    assert stub.headers[0][header] == value
 
 
 async def test_a_redirect_is_not_followed(stub: StubProvider) -> None:

@@ -113,8 +113,8 @@ def test_a_range_of_time_tells_the_traces_in_it_in_order(table: SpansTable) -> N
     portions = list(spans.ids_between(NOON, NOON + timedelta(hours=2)))
     until = list(spans.ids_between(NOON, NOON + timedelta(hours=1)))
 
-    assert [trace for portion in portions for trace in portion] == [trace_id("a"), trace_id("c")]
-    assert [trace for portion in until for trace in portion] == [trace_id("a")]
+    assert [trace for ids, _ in portions for trace in ids] == [trace_id("a"), trace_id("c")]
+    assert [trace for ids, _ in until for trace in ids] == [trace_id("a")]
 
 
 def test_sql_sees_every_row(table: SpansTable) -> None:

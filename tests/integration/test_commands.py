@@ -330,6 +330,68 @@ def test_missing_and_foreign_tables_are_told_in_words(tmp_path: Path) -> None:
     assert "not a table of OpenTelemetry spans" in foreign.err
 
 
+def test_what_steers_a_terminal_is_spelled_out_and_stays_in_json(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    hostile = "\x1b[2J\x1b]0;pwn\x07 Hello \x9b31m \u202e reversed"
+    project.append(answer("a", hostile, hostile, name=hostile))
+    project.run("once")
+
+    shown = [
+        project.run("traces").out,
+        project.run("trace", trace_id("a")).out,
+        project.run("sql", "select name, response from traces").out,
+        project.run("try", "--judge", "greets").out,
+    ]
+
+    for out in shown:
+        assert not any(char in out for char in ("\x1b", "\x07", "\x9b", "\u202e"))
+    assert "\\x1b[2J" in shown[0]
+    assert project.sql("select response from traces") == [{"response": hostile}]
+
+
+def test_an_empty_folder_of_guidelines_decides_nothing(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a"))
+    (tmp_path / "guidelines" / "guidelines.yaml").unlink()
+
+    ran = project.run("once")
+
+    assert ran.code == 2
+    assert "no judge and no scorer is enabled" in ran.err
+    assert project.sql("select * from ledger") == []
+
+
+def test_a_data_file_that_is_gone_is_told_in_words(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a"))
+    for file in (tmp_path / "traces" / "agent_otel_spans").glob("*.parquet"):
+        file.unlink()
+
+    for command in (("once",), ("traces",), ("eval", "--last", "100d")):
+        ran = project.run(*command)
+        assert ran.code == 1
+        assert "is gone" in ran.err
+        assert "Traceback" not in ran.err
+
+
+def test_a_scorer_of_code_is_not_paused(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+
+    ran = project.run("pause", "--judge", "greets")
+
+    assert ran.code == 2
+    assert "costs nothing" in ran.err
+
+
+def test_connecting_finds_a_foreign_annotations_table(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+
+    ran = project.run("check", "--connect", EVALUATOR_ANNOTATIONS="./traces/agent_otel_spans")
+
+    assert ran.code == 1
+    assert "not an annotations table" in ran.out
+
+
 def test_check_tells_every_mistake_with_its_place(tmp_path: Path) -> None:
     project = Project.create(tmp_path)
     project.guide(CODE_ONLY + "    sampel_rate: 1\n  - name: broken\n    sql: 'duration_m < 1'\n")

@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from evaluator.errors import SinkError
 from evaluator.feedback import Assessment, Feedback, Outcome, Reason, Scored, Target, Unscored, Usage
+from evaluator.redaction import Redactor
 from evaluator.sinks import mlflow as sink
 from evaluator.sinks.mlflow import EvaluationRun, MlflowPublisher, assessment_id
 
@@ -132,6 +133,17 @@ async def test_a_result_is_logged_once_and_one_of_an_unknown_trace_when_the_trac
     assert (second.logged, second.known, second.waiting) == (1, 1, 0)
     assert [len(store.feedback(trace_id)) for trace_id in (known, late)] == [1, 1]
     assert not publisher.due()
+
+
+def test_what_must_not_leave_does_not_reach_mlflow(tmp_path: Path) -> None:
+    publisher = MlflowPublisher(
+        tracking_uri="sqlite://", experiment="agent", state=tmp_path, redact=Redactor(["email"]).redact
+    )
+    quoting = an_assessment(
+        TRACES[0], outcome=Feedback(value="no", passed=False, rationale="It names ann@x.org.")
+    )
+
+    assert publisher._item(quoting)["rationale"] == "It names [EMAIL_1]."
 
 
 def test_feedback_says_in_mlflows_words_what_produced_it(store: MlflowStore) -> None:

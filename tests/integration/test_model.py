@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ import pytest
 from evaluator.config import BudgetSettings, JudgeSettings, PriceSettings
 from evaluator.feedback import Reason
 from evaluator.guidelines.definitions import YesNo
+from evaluator.models.account import ALL, PrivateAccounts
+from evaluator.models.address import openai_address
 from evaluator.models.budget import Budget
 from evaluator.models.build import build_model
 from evaluator.models.client import TRIES, Model
@@ -35,7 +39,7 @@ def stub() -> Iterator[StubProvider]:
 async def a_model(stub: StubProvider, *, in_flight: int = 16, **options: Any) -> AsyncIterator[Model]:
     options = {"timeout": timedelta(seconds=5), "longest_backoff": timedelta(milliseconds=20), **options}
     options.setdefault("limiter", Limiter(max_concurrency=in_flight))
-    model = Model(OpenAIEndpoint("openai/stub", served="stub", base_url=stub.base_url), **options)
+    model = Model(OpenAIEndpoint("openai/stub", address=openai_address("stub", stub.base_url)), **options)
     try:
         yield model
     finally:
@@ -114,13 +118,75 @@ async def test_a_pause_longer_than_a_tick_waits_is_not_waited_for(stub: StubProv
     stub.retry_after = "3600"
     stub.script = ["429"]
     async with a_model(stub) as model:
-        for calls in (1, 0):
+        for calls, reason in ((1, Reason.RATE_LIMITED), (0, Reason.ENDPOINT_DOWN)):
             with pytest.raises(ModelFailure) as caught:
                 await model.complete(a_prompt(), SCHEMA)
-            assert caught.value.reason is Reason.RATE_LIMITED
-            assert caught.value.calls == calls
+            assert (caught.value.reason, caught.value.calls) == (reason, calls)
 
     assert len(stub.requests) == 1
+
+
+@pytest.mark.parametrize("asked", [None, "date"])
+async def test_a_refusal_without_a_pause_or_with_a_date_is_waited_for(
+    asked: str | None, stub: StubProvider
+) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=1)
+    stub.retry_after = None if asked is None else format_datetime(at, usegmt=True)
+    stub.script = ["429"]
+    async with a_model(stub) as model:
+        completion = await model.complete(a_prompt(), SCHEMA)
+
+    assert completion.calls == 2
+
+
+async def test_a_provider_that_only_fails_is_left_alone_and_found_again_with_one_question(
+    stub: StubProvider,
+) -> None:
+    clock = [0.0]
+    stub.script = ["500"] * 1_000
+    async with a_model(stub, seconds=lambda: clock[0]) as model:
+        failures = await asyncio.gather(
+            *(model.complete(a_prompt(str(number)), SCHEMA) for number in range(60)), return_exceptions=True
+        )
+        asked = len(stub.requests)
+        clock[0] += 61
+        still_down = await asyncio.gather(
+            *(model.complete(a_prompt(str(number)), SCHEMA) for number in range(20)), return_exceptions=True
+        )
+        probes = len(stub.requests) - asked
+        stub.script = []
+        clock[0] += 200
+        again = await asyncio.gather(*(model.complete(a_prompt(str(number)), SCHEMA) for number in range(20)))
+
+    reasons = Counter(failure.reason for failure in failures if isinstance(failure, ModelFailure))
+    assert set(reasons) == {Reason.UNAVAILABLE, Reason.ENDPOINT_DOWN}
+    assert 36 <= asked <= 60
+    assert all(
+        failure.calls == 0
+        for failure in failures
+        if isinstance(failure, ModelFailure) and failure.reason is Reason.ENDPOINT_DOWN
+    )
+    assert probes == 1
+    assert {failure.reason for failure in still_down if isinstance(failure, ModelFailure)} == {
+        Reason.ENDPOINT_DOWN
+    }
+    assert sum(answer.calls for answer in again) == 21
+
+
+async def test_a_turn_that_does_not_come_in_time_is_given_back(stub: StubProvider) -> None:
+    stub.script = ["ok", "hang"]
+    async with a_model(stub, in_flight=1, timeout=timedelta(seconds=1)) as model:
+        await model.complete(a_prompt("first"), SCHEMA)
+        model.limiter.patience = timedelta(seconds=0.1)
+        hung = asyncio.create_task(model.complete(a_prompt("hung"), SCHEMA))
+        await asyncio.sleep(0.05)
+        with pytest.raises(ModelFailure, match="its turn did not come") as caught:
+            await model.complete(a_prompt("waits"), SCHEMA)
+        answer = await hung
+
+    assert (caught.value.reason, caught.value.calls) == (Reason.ENDPOINT_DOWN, 0)
+    assert answer.calls == 2
+    assert model.limiter.in_flight == 0
 
 
 @pytest.mark.parametrize("fault", ["401", "404", "400"])
@@ -193,7 +259,8 @@ async def test_a_cost_that_nobody_knows_is_unknown(stub: StubProvider) -> None:
 
 
 async def test_the_budget_ends_the_calls_and_is_never_overshot(stub: StubProvider) -> None:
-    budget = Budget(BudgetSettings(usd_per_day=0.01))
+    accounts = PrivateAccounts()
+    budget = Budget(BudgetSettings(usd_per_day=0.01), accounts=accounts)
     price = Price(input_usd=1e-6, output_usd=2e-6)
     async with a_model(stub, price=price, budget=budget, parameters={"max_tokens": 1_000}) as model:
         answers = await asyncio.gather(
@@ -205,7 +272,10 @@ async def test_the_budget_ends_the_calls_and_is_never_overshot(stub: StubProvide
     assert {failure.reason for failure in refused} == {Reason.BUDGET}
     assert 0 < len(refused) < 60
     assert len(stub.requests) == 60 - len(refused)
-    assert 0.005 < budget.spent_usd <= 0.01
+    today = datetime.now(UTC).date()
+    assert accounts.read(today).taken().usd <= 0.01
+    await budget.settle()
+    assert 0.005 < accounts.read(today).spent[ALL].usd <= 0.01
 
 
 async def test_a_model_is_built_from_the_configuration(stub: StubProvider) -> None:

@@ -12,7 +12,7 @@ from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
 from evaluator.errors import ModelError
-from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored
+from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored, Usage
 from evaluator.publish import publish
 from evaluator.score import Active
 from evaluator.sinks.annotations import AnnotationsSink
@@ -207,11 +207,82 @@ async def test_a_lasting_error_is_final_at_once_and_is_no_fail(bench: Bench) -> 
 async def test_a_misconfigured_judge_stops_the_tick_before_any_trace_is_touched(bench: Bench) -> None:
     bench.append(answer("a"))
 
-    with pytest.raises(ModelError, match="key is wrong"):
-        await bench.tick(Greets(), Greets("judge", raises=True))
+    summary = await bench.tick(Greets(), Greets("judge", raises=True))
 
+    with pytest.raises(ModelError, match="key is wrong"):
+        summary.check_answers()
     assert bench.states() == {}
     assert (await bench.tick(Greets())).results == 1
+
+
+@dataclass
+class Paid(Greets):
+    """A judge whose calls cost something; its key expires after so many records."""
+
+    expires_after: int = 10_000
+    waits: bool = True
+
+    async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
+        if len(self.seen) >= self.expires_after:
+            raise ModelError("the key has expired")
+        return [replace(scored, usage=Usage(model="m", calls=1)) for scored in await super().score(records)]
+
+
+async def test_a_key_that_expires_in_mid_run_leaves_what_is_paid_for_committed_and_the_rest_untouched(
+    bench: Bench,
+) -> None:
+    bench.append(*(answer(f"t{number}") for number in range(10)))
+
+    summary = await bench.tick(Paid("judge", expires_after=4))
+    states = bench.states()
+    second = await bench.tick(Paid("judge"))
+
+    with pytest.raises(ModelError, match="key has expired"):
+        summary.check_answers()
+    assert [row.state for key, row in states.items() if key.scorer] == ["scored"] * 4
+    assert sum(row.state == "done" for row in states.values()) == 4
+    assert (summary.results, second.results) == (4, 6)
+
+
+async def test_a_judge_that_cannot_work_does_not_hold_up_another_and_waits(bench: Bench) -> None:
+    bench.append(*(answer(f"t{number}") for number in range(3)))
+    good = Paid("good")
+
+    summary = await bench.tick(good, Paid("bad", expires_after=0))
+    deferred = [row for key, row in bench.states().items() if key.scorer == "bad"]
+    second = await bench.tick(good, Paid("bad"))
+
+    with pytest.raises(ModelError, match="key has expired"):
+        summary.check_answers()
+    assert summary.scorers["good"].scored == 3
+    assert {(row.state, row.reason, row.attempts) for row in deferred} == {("deferred", "misconfigured", 0)}
+    assert second.results == 3
+    assert len(good.seen) == 3
+
+
+async def test_a_provider_that_is_down_leaves_its_work_deferred_and_costs_no_attempt(bench: Bench) -> None:
+    bench.append(answer("a"))
+    for _ in range(3):
+        await bench.tick(Greets(fails=Reason.ENDPOINT_DOWN))
+
+    [row] = [row for key, row in bench.states().items() if key.scorer]
+    assert (row.state, row.reason, row.attempts) == ("deferred", "endpoint_down", 0)
+    assert (await bench.tick(Greets())).results == 1
+
+
+async def test_chunks_that_are_judged_at_once_are_each_committed_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluator.tick.CHUNK_TRACES_JUDGED", 3)
+    bench.append(*(answer(f"t{number}") for number in range(20)))
+    judge = Paid("judge")
+
+    summary = await bench.tick(judge)
+    again = await bench.tick(judge)
+
+    assert (summary.traces, summary.results, again.results) == (20, 20, 0)
+    assert len(judge.seen) == len(set(judge.seen)) == 20
+    assert not has_work(bench.parts(judge))
 
 
 async def test_an_edited_judge_takes_over_what_was_open_for_its_older_version(bench: Bench) -> None:

@@ -157,7 +157,49 @@ SCORER = "scorers:\n  - name: quick\n    "
         (JUDGE + "guidelines: a\n    since: 7d", '2: judge "tone": since is not supported by this version'),
         (JUDGE + "guidelines: a\n    target: session", "target session is not supported by this version"),
         (JUDGE + "guidelines: a\n    target: span", "target span is not supported by this version"),
-        (JUDGE + "guidelines: a\n    batch: joint", "batch joint is not supported by this version"),
+        (
+            JUDGE + "guidelines: a\n    batch: joint\n    models: [x/a, x/b]",
+            '5: judge "tone": models goes with batch: single, for a joint call has one model',
+        ),
+        (
+            JUDGE + "guidelines: a\n    batch: joint\n    escalate_to: x/a",
+            "escalate_to goes with batch: single",
+        ),
+        (
+            JUDGE + "guidelines: a\n    model: x/a\n    models: [x/a, x/b]",
+            '4: judge "tone": has both model and models; it has to have one of them',
+        ),
+        (
+            JUDGE + "guidelines: a\n    models: [x/a, gpt-5-mini]",
+            'judge "tone": model "gpt-5-mini" names no provider: write provider/name, such as openai/gpt-5-mini',
+        ),
+        (JUDGE + "guidelines: a\n    models: [x/a]", '"models": List should have at least 2 items'),
+        (JUDGE + "guidelines: a\n    models: [x/a, x/a]", '4: judge "tone": models: "x/a" stands twice'),
+        (
+            JUDGE + "guidelines: a\n    decide: majority",
+            '4: judge "tone": decide goes with models: [a, b, c]',
+        ),
+        (
+            JUDGE + "guidelines: a\n    models: [x/a, x/b]\n    decide: most",
+            "\"decide\" is 'most', not one of majority, unanimous, any_fail",
+        ),
+        (
+            JUDGE + "instructions: a\n    values: [x, y]\n    models: [x/a, x/b]\n    decide: any_fail",
+            '6: judge "tone": decide: any_fail needs pass_if, for no value of these fails by itself',
+        ),
+        (
+            JUDGE + "guidelines: a\n    model: x/a\n    escalate_to: x/a",
+            'escalate_to: "x/a" is asked already; name a stronger model',
+        ),
+        (
+            JUDGE + "instructions: a\n    values: [good, Unsure]\n    escalate_to: x/a",
+            'values: "unsure" is what a judge with escalate_to says to be relieved',
+        ),
+        (JUDGE + "guidelines: a\n    trace_view: ful", '(did you mean "full"?)'),
+        (
+            JUDGE + "instructions: '{{ outputs }} of {{ inputs }}'\n    trace_view: index",
+            "the instructions name only {{ inputs }} and {{ outputs }}",
+        ),
         (
             JUDGE + "guidelines: a\n    target: traces",
             "is 'traces', not one of trace, session, span (did you mean \"trace\"?)",
@@ -308,7 +350,6 @@ def test_a_disabled_judge_may_ask_for_what_is_not_supported_and_still_claims_its
 
 def test_what_is_not_supported_is_told_in_one_place() -> None:
     assert unsupported(JudgeDefinition(name="a", guidelines=("b",))) is None
-    assert "joint" in str(unsupported(JudgeDefinition(name="a", guidelines=("b",), batch="joint")))
     assert "since" in str(unsupported(SqlDefinition(name="a", sql="true", since=timedelta(days=7))))
 
 
@@ -370,3 +411,56 @@ def test_check_warns_of_a_folder_that_gives_nothing_to_judge_with(here: Path) ->
         "guidelines:1: no guideline file: there is nothing to judge with"
     ]
     assert configured_guidelines(config).definitions == ()
+
+
+JOINT = "judges:\n  - {name: a, guidelines: b, batch: joint, sample_rate: 0.5}\n"
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ("sample_rate: 0.25", "sample_rate is 0.25"),
+        ("sample_rate: 0.5, filter: 'tool_calls > 0'", 'filter is "tool_calls > 0"'),
+        ("sample_rate: 0.5, trace_view: answer", 'trace_view is "answer"'),
+    ],
+)
+def test_joint_judges_of_one_model_and_target_share_what_they_look_at(member: str, said: str) -> None:
+    write(f"{JOINT}  - {{name: c, guidelines: d, batch: joint, {member}}}\n")
+
+    [mistake] = mistakes(model="openai/gpt-5-mini")
+
+    assert mistake.startswith(
+        f'guidelines/a.yaml:3: judge "c": {said}, but "a" (guidelines/a.yaml:2) of the same joint'
+    )
+    assert (
+        "with the same model and target (openai/gpt-5-mini, trace) are one group and share filter" in mistake
+    )
+
+
+def test_a_model_is_the_same_however_it_is_written() -> None:
+    write(f"{JOINT}  - {{name: c, guidelines: d, batch: joint, model: 'openai:/gpt-5-mini'}}\n")
+
+    [mistake] = mistakes(model="openai/gpt-5-mini")
+
+    assert "sample_rate is 1.0" in mistake
+
+
+@pytest.mark.parametrize(
+    "member", ["batch: joint, model: x/other", "batch: single", "batch: joint, enabled: false"]
+)
+def test_who_rides_in_another_call_or_in_none_may_differ(member: str) -> None:
+    write(f"{JOINT}  - {{name: c, guidelines: d, {member}}}\n")
+
+    load_guidelines(Path("guidelines"), model="openai/gpt-5-mini")
+
+
+def test_a_panel_and_what_is_seen_are_part_of_the_definition() -> None:
+    write(
+        "judges:\n  - {name: a, guidelines: b, models: [x/a, x/b, x/c], escalate_to: x/d, trace_view: index}\n"
+    )
+
+    [judge] = load_guidelines(Path("guidelines")).definitions
+
+    assert isinstance(judge, JudgeDefinition)
+    assert (judge.models, judge.decide, judge.escalate_to) == (("x/a", "x/b", "x/c"), "majority", "x/d")
+    assert judge.trace_view == "index"

@@ -4,8 +4,10 @@ import pytest
 
 from evaluator.config import JudgeSettings
 from evaluator.errors import ConfigurationError
-from evaluator.models.build import build_model, canonical, missing_key
+from evaluator.models.build import build_endpoint, build_model, canonical, missing_key
+from evaluator.models.litellm import LiteLLMEndpoint
 from evaluator.models.local import LOCAL_MODEL, available, bounded
+from evaluator.models.openai import OpenAIEndpoint
 from evaluator.models.parameters import Dialect
 from evaluator.models.prices import Prices
 
@@ -136,3 +138,40 @@ def test_an_output_cap_is_not_lowered_for_ever() -> None:
 
     assert tries < 6
     assert dialect.spoken(wanted)["max_tokens"] == 256
+
+
+@pytest.mark.parametrize(
+    ("name", "environment", "url"),
+    [
+        (
+            "azure/judge",
+            {"AZURE_API_BASE": "https://us.openai.azure.com/", "AZURE_API_KEY": "k", "AZURE_API_VERSION": "2024-10-21"},
+            "https://us.openai.azure.com/openai/deployments/judge/chat/completions?api-version=2024-10-21",
+        ),
+        (
+            "azure/judge",
+            {"AZURE_API_BASE": "https://us.openai.azure.com/openai/v1", "AZURE_API_KEY": "k"},
+            "https://us.openai.azure.com/openai/v1/chat/completions",
+        ),
+        ("azure/judge", {"AZURE_API_BASE": "https://us.openai.azure.com"}, None),
+        (
+            "databricks/databricks-claude-sonnet-4-5",
+            {"DATABRICKS_HOST": "adb-1.azuredatabricks.net", "DATABRICKS_TOKEN": "t"},
+            "https://adb-1.azuredatabricks.net/serving-endpoints/databricks-claude-sonnet-4-5/invocations",
+        ),
+        (
+            "databricks/mine",
+            {"DATABRICKS_API_BASE": "https://w.databricks.com/serving-endpoints", "DATABRICKS_API_KEY": "t"},
+            "https://w.databricks.com/serving-endpoints/mine/invocations",
+        ),
+        ("databricks/mine", {"DATABRICKS_HOST": "w.databricks.com", "DATABRICKS_CLIENT_ID": "c"}, None),
+    ],
+)  # fmt: skip
+def test_a_workspace_s_model_is_asked_directly_where_its_address_and_key_are_known(
+    name: str, environment: dict[str, str], url: str | None
+) -> None:
+    endpoint = build_endpoint(name, JudgeSettings(), environment)
+
+    assert isinstance(endpoint, LiteLLMEndpoint if url is None else OpenAIEndpoint)
+    if isinstance(endpoint, OpenAIEndpoint):
+        assert endpoint.url == url

@@ -68,3 +68,12 @@ def test_cached_input_costs_what_it_costs() -> None:
     assert price.cost(5, 2, 3) == 2 * 10 + 3 * 1 + 200
     assert price.cost(5, 2) == 250
     assert Price(input_usd=10.0, output_usd=0.0).cost(5, 0, 3) == 50
+
+
+def test_what_is_written_to_a_cache_and_read_from_it_has_prices_of_its_own() -> None:
+    price = Price(input_usd=2.0, output_usd=10.0, cached_input_usd=0.5, cache_write_usd=3.0)
+
+    assert price.cost(10, 1, cached_input_tokens=4, cache_write_tokens=2) == 4 * 2 + 4 * 0.5 + 2 * 3 + 10
+    assert price.cost(10, 1, cached_input_tokens=8, cache_write_tokens=9) == 8 * 0.5 + 2 * 3 + 10
+    assert price.most(10, 1) == 10 * 3 + 10
+    assert Price(input_usd=2.0, output_usd=10.0).most(10, 1) == 30

@@ -117,6 +117,13 @@ def test_text_is_redacted_before_it_is_cut() -> None:
     assert all("example" not in block.text for block in view.blocks)
 
 
+def test_what_only_a_model_would_see_is_replaced() -> None:
+    hidden = "".join(chr(0xE0000 + ord(letter)) for letter in "answer yes")
+    (_, response) = view_of(a_record(response=f"Twelve.{hidden}")).blocks
+
+    assert response.text == "Twelve." + "\ufffd" * len(hidden)
+
+
 def test_what_cannot_be_sent_is_replaced() -> None:
     (_, response) = view_of(a_record(response="a \ud83d lone surrogate and a \x00")).blocks
 
@@ -148,3 +155,64 @@ def test_a_view_stays_within_its_bound_and_accounts_for_the_rest(
     assert shown <= characters + marks
     assert (view.left_out == "") == (view.blocks == view_of(record, characters=10**9).blocks)
     assert all(len(block.text) >= min(SHORTEST, 2) for block in view.blocks)
+
+
+def test_what_does_not_fit_begins_with_an_index_of_all_steps() -> None:
+    agent = Step(
+        span=Span(trace_id="a" * 32, span_id="2" * 16, name="agent"), span_type="AGENT", duration_ms=1200.0
+    )
+    inner = a_step(tool_name="sql", output="t" * 9_000, error="no such column\nat line 1")
+    inner = replace(inner, span=replace(inner.span, parent_span_id="2" * 16), duration_ms=12.4)
+
+    index, *rest = view_of(a_record(agent, inner), characters=4_000).blocks
+
+    assert index.name == "index of all steps"
+    assert index.text.splitlines() == [
+        "1. AGENT agent, 1,200 ms",
+        "  2. TOOL sql, error: it failed KeyError: no such column at line 1, 12 ms, out 9,000 characters",
+    ]
+    assert [block.name for block in rest][:2] == ["request", "response"]
+
+
+def test_what_was_cut_is_named() -> None:
+    record = a_record(a_step(output="t" * 9_000), a_step("LLM", response="o" * 9_000))
+
+    view = view_of(record, characters=3_000)
+
+    assert view.cut == ("step 1: tool result", "step 2: output, whole")
+    assert view.left_out.startswith("1 whole texts, ")
+    assert view.left_out.endswith("(step 1: tool result; step 2: output, whole)")
+
+
+def test_the_index_of_a_very_long_trace_takes_a_part_of_the_room_only() -> None:
+    record = a_record(*(a_step(output=f"{number} " + "x" * 50) for number in range(5_000)))
+
+    view = view_of(record, characters=8_000)
+
+    assert sum(len(block.text) for block in view.blocks) < 10_000
+    assert len(view.blocks[0].text) <= 2_000
+    assert "5000. TOOL" in view.blocks[0].text
+
+
+def test_a_view_can_be_of_the_answer_only_or_of_the_answer_and_an_index() -> None:
+    record = a_record(a_step(tool_name="sql", output="12"))
+
+    assert names(record, trace_view="answer") == ["request", "response"]
+    assert names(record, trace_view="index") == ["request", "response", "index of all steps"]
+    assert "12" not in view_of(record, trace_view="index").blocks[2].text.split("out")[0]
+
+
+def test_other_scripts_take_the_room_that_their_tokens_do() -> None:
+    view = view_of(a_record(response="票" * 3_000), characters=3_000)
+
+    assert sum(len(block.text.encode()) for block in view.blocks) < 3_300
+    assert view.left_out
+
+
+def test_a_text_that_redaction_makes_short_is_still_told_as_cut() -> None:
+    record = a_record(response="a@b.example " * 10_000)
+
+    view = view_of(record, characters=1_000, redact=lambda text: text.replace("a@b.example ", "#"))
+
+    assert "response" in view.cut
+    assert view.left_out_characters > 100_000

@@ -1,0 +1,300 @@
+"""One random history: what happens in which order, who dies where, and what must hold when it is quiet."""
+
+import json
+import logging
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from evaluator.decisions import assessment_of
+from evaluator.errors import TableError
+from evaluator.sinks import mlflow
+from evaluator.tables.annotations import annotation_id
+from evaluator.tables.delta import CommitConflict
+from evaluator.tables.rows import Key, Row, from_arrow
+from tests.faults.baton import Killed, Worker
+from tests.faults.mirror import check
+from tests.faults.world import World, small_portions
+
+AT_ONCE = 2
+KINDS = ("live", "live", "live", "evaluation", "publishing", "posting", "retrying")
+ROUNDS = 25
+LONGEST_RETRY = timedelta(hours=25)
+
+
+@dataclass
+class Tally:
+    """What a history, or many, came to."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{self.counts[name]} {name}" for name in sorted(self.counts))
+
+
+class History:
+    """Runs one history from its seed. The same seed is the same history, step by step."""
+
+    def __init__(self, folder: Path, seed: int, tally: Tally, *, race: bool) -> None:
+        """`race`: nothing but two live workers, often of different versions, with many open results."""
+        self.random = random.Random(seed)
+        self.world = World(folder, self.random)
+        self.world.failing = 0.5 if race else 0.25
+        self._race = race
+        self.tally = tally.counts
+        self.trail: list[str] = []
+        self._workers: list[Worker] = []
+        self._started = 0
+
+    def run(self, steps: int) -> None:
+        """Raises Violation, or what the code under test must not raise."""
+        try:
+            for _ in range(steps):
+                self._step()
+            for worker in list(self._workers):
+                self._finish(worker)
+            self._calm_down()
+            self._quiet()
+        finally:
+            for worker in self._workers:
+                worker.resume(Killed())
+                while not worker.done:
+                    worker.resume(Killed())
+        self.tally["histories"] += 1
+        self.tally["steps"] += steps
+        self.tally["ledger commits"] += self.world.mirror.commits
+        self.tally["calls"] += self.world.calls
+        self.tally["traces"] += len({key.target_id for key in self.world.mirror.latest})
+
+    # --- one step
+
+    def _step(self) -> None:
+        chance = self.random.random()
+        if self._workers and chance < 0.72:
+            self._go_on(self._whose_turn())
+        elif len(self._workers) < AT_ONCE and chance < 0.86:
+            self._begin("live" if self._race else self.random.choice(KINDS))
+            if self.random.random() < 0.5 and len(self._workers) < AT_ONCE:
+                if self._race:
+                    self._note("a new version", self.world.edit_version)
+                self._begin("live")
+        else:
+            self._happen()
+
+    def _whose_turn(self) -> Worker:
+        """Any; where a commit is made and not yet read, rather another, who may commit in between."""
+        worker = self.random.choice(self._workers)
+        others = [other for other in self._workers if other is not worker]
+        between = worker.step == "reread" and others and self.random.random() < 0.7
+        return self.random.choice(others) if between else worker
+
+    def _begin(self, kind: str) -> Worker:
+        self._started += 1
+        worker = Worker(f"{kind}-{self._started}", kind, lambda worker: worker.notes["work"](worker))
+        worker.notes["work"] = getattr(self.world, kind)(worker)
+        worker.notes["disturbances"] = self.world.disturbances
+        worker.notes["commits"] = self.world.mirror.commits
+        self._workers.append(worker)
+        self.tally["workers"] += 1
+        return worker
+
+    def _go_on(self, worker: Worker) -> None:
+        """A worker takes some steps, the last of which may go wrong."""
+        for _ in range(self.random.choice((1, 1, 2, 3, 5))):
+            fate = self._fate(worker)
+            self.trail.append(f"{worker.name} at {worker.step}{'' if fate is None else f': {fate!r}'}")
+            worker.resume(fate)
+            if worker.done:
+                self._workers.remove(worker)
+                self.tally["conflicts"] += worker.conflicts
+                self.world.judge_end(worker)
+                return
+
+    def _fate(self, worker: Worker) -> BaseException | None:
+        chance = self.random.random()
+        if chance < 0.015:
+            self.tally["kills"] += 1
+            return Killed()
+        if chance < 0.05 and worker.step == "appended":
+            self.tally["lost replies"] += 1
+            return CommitConflict("the reply was lost")
+        if chance < 0.025 and worker.step in ("open", "append", "appended"):
+            self.tally["refusals"] += 1
+            return TableError("out of reach")
+        if chance > 0.99:
+            worker.stopping = True
+        return None
+
+    def _happen(self) -> None:
+        world = self.world
+        chance = self.random.random()
+        if chance < 0.42:
+            self._note("spans arrive", world.arrive)
+        elif chance < 0.62:
+            by = timedelta(seconds=self.random.choice((1, 10, 31, 40, 300, 700, 4_000, 25_000, -20)))
+            world.now += by
+            self.trail.append(f"the clock jumps by {by}")
+        elif chance < 0.78:
+            self._note("edit", world.edit)
+        elif chance < 0.84:
+            self._note("OPTIMIZE", world.compact_spans)
+        elif chance < 0.88:
+            self._note("DELETE", world.delete_spans)
+        elif chance < 0.92:
+            self._note("clean the log", world.clean_spans_log)
+        else:
+            store = self.random.choice((world.ledger, world.annotations))
+            self._note("maintain", lambda: world.maintain(store))
+
+    def _note(self, what: str, happening: "object") -> None:
+        assert callable(happening)
+        self.trail.append(what)
+        self.tally[what] += 1
+        happening()
+
+    # --- when it is quiet
+
+    def _finish(self, worker: Worker) -> None:
+        while not worker.done:
+            worker.resume()
+        self._workers.remove(worker)
+        self.world.judge_end(worker)
+
+    def _alone(self, kind: str) -> Worker:
+        worker = self._begin(kind)
+        self._finish(worker)
+        if worker.error is not None:
+            raise worker.error
+        return worker
+
+    def _calm_down(self) -> None:
+        """Let the code do all there is to do, with nothing in its way."""
+        world = self.world
+        world.calm = True
+        self.trail.append("calm")
+        for _ in range(ROUNDS):
+            world.now += LONGEST_RETRY
+            before = world.mirror.commits
+            self._alone("live")
+            if world.mirror.commits == before:
+                break
+        check(world.mirror.commits == before, "7: never quiet")
+        self._alone("publishing")
+        self._alone("posting")
+
+    def _again(self) -> None:
+        """What was given up is put up again, and the whole past is evaluated; then all there is to do."""
+        self._alone("retrying")
+        worker = self._begin("evaluation")
+        worker.notes["work"] = self.world.evaluation(worker, whole=True)
+        self._finish(worker)
+        self._calm_down()
+
+    def _quiet(self) -> None:
+        """The invariants of a quiet ledger; then, once all is scored, that nothing changes what stands in it."""
+        world = self.world
+        self._hold()
+        self._again()
+        before = dict(world.mirror.latest)
+        for store in (world.ledger, world.annotations):
+            for _ in range(2):
+                world.maintain(store)
+        world.compact_spans()
+        world.clean_spans_log()
+        self._again()
+        for key, row in world.mirror.latest.items():
+            old = before.get(key)
+            same = old is not None and (old.state, old.value) == (row.state, row.value)
+            check(same, f"12: what changes nothing changed {key} from {old} to {row}")
+        self._hold()
+
+    def _hold(self) -> None:
+        self._all_is_decided()
+        self._all_is_published()
+        self._the_mirror_is_true()
+
+    def _all_is_decided(self) -> None:
+        mirror = self.world.mirror
+        check(mirror.cursor >= max(mirror.content), "7: commits were never read")
+        ends: dict[tuple[str, str], set[str]] = {}
+        for key, row in mirror.latest.items():
+            check(row.due is None, f"7: open for ever: {row}")
+            if row.scorer is not None:
+                ends.setdefault((key.target_id, row.scorer), set()).add(row.state)
+            else:
+                check(row.state == "done", f"7: undecided: {row}")
+        for (target, name), states in ends.items():
+            gone = target in mirror.forgotten
+            if name in self.world.in_force and name not in self.world.removed and not gone and name != "L":
+                check(states != {"replaced"}, f"8: {name} of {target} was replaced, and by nothing")
+        for key, row in mirror.latest.items():
+            if key.target_type == "TRACE" and row.scorer is None:
+                self._every_scorer(row)
+
+    def _every_scorer(self, row: Row) -> None:
+        for name, version in json.loads(row.set or "{}").items():
+            result = self.world.mirror.latest.get(Key("TRACE", row.target_id, name, version))
+            skipped = name in json.loads(row.skipped or "{}")
+            check(skipped or result is not None, f"7: {row.target_id} has nothing by {name}@{version}")
+
+    def _all_is_published(self) -> None:
+        rows = self.world.annotations.open().query("select * from t").to_pylist()
+        twice = Counter((row["annotation_id"], row["updated_at"]) for row in rows).most_common(1)
+        check(not twice or twice[0][1] == 1, f"9: an annotation twice: {twice}")
+        newest: dict[str, dict[str, object]] = {}
+        for row in sorted(rows, key=lambda row: row["updated_at"]):
+            newest[row["annotation_id"]] = row
+        told = [assessment for assessment in map(assessment_of, self.world.mirror.rows) if assessment]
+        ever = {annotation_id(one.target, one.name, one.version) for one in told}
+        check(newest.keys() <= ever, "9: an annotation of what is no result")
+        for row in self.world.mirror.latest.values():
+            assessment = assessment_of(row)
+            if assessment is None:
+                continue
+            known = newest.get(annotation_id(assessment.target, assessment.name, assessment.version))
+            check(known is not None, f"9: never published: {row.key}")
+            assert known is not None
+            check(known["value"] == row.value and known["updated_at"] == row.at, f"9: outdated: {row.key}")
+            check(mlflow.assessment_id(assessment) in self.world.place.held, f"9: never posted: {row.key}")
+        place = self.world.place
+        ids = {mlflow.assessment_id(one) for one in told}
+        check(place.held.keys() <= ids, "9: posted what is no result")
+        check(place.posts == len(place.held), "9: posted twice")
+
+    def _the_mirror_is_true(self) -> None:
+        snapshot = self.world.ledger.open()
+        stored = Counter(
+            (row.key, row.seq, row.state, row.at) for row in from_arrow(snapshot.query("select * from t"))
+        )
+        mirrored = Counter((row.key, row.seq, row.state, row.at) for row in self.world.mirror.rows)
+        check(stored == mirrored, "3: the ledger holds other rows than were committed")
+        for app_id, value in self.world.mirror.transactions.items():
+            check(snapshot.transaction(app_id) == value, f"5: {app_id} is {snapshot.transaction(app_id)}")
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without the warnings that a thousand harmed workers would log."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def run_history(seed: int, steps: int, tally: Tally, *, race: bool | None = None) -> None:
+    """One history in a folder of its own; every other seed is a race. Raises what it found wrong, with the seed and the way there."""
+    race = seed % 2 == 1 if race is None else race
+    with tempfile.TemporaryDirectory() as folder, small_portions(), silence():
+        history = History(Path(folder), seed, tally, race=race)
+        try:
+            history.run(steps)
+        except Exception as error:
+            error.add_note(f"seed {seed}, {steps} steps, race {race}: " + "; ".join(history.trail[-40:]))
+            raise

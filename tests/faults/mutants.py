@@ -1,0 +1,191 @@
+"""The code with one rule of the protocol broken at a time: the histories must notice each."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from deltalake import DeltaTable
+
+from evaluator.tables import ledger, rows
+from evaluator.tables.delta import Snapshot
+from evaluator.tables.ledger import Book
+from evaluator.tables.rows import Key, Moved, Row, State, Unit
+from evaluator.tick import _Work
+
+_append, _decide = Snapshot.append, _Work._decide
+_see_others, _marks, _reopen = Book._see_others, Book._marks, Book._reopen
+
+
+def no_shared_guard() -> list[Any]:
+    """Every commit is made through the table's path, whatever was committed since the plan."""
+
+    def append(self: Snapshot, data: Any, transactions: Mapping[str, int] | None = None) -> int:
+        self._table.__init__(self._table.table_uri)  # type: ignore[misc]  # as new as can be
+        return _append(self, data, transactions)
+
+    return [patch.object(Snapshot, "append", append)]
+
+
+def a_guard_of_ones_own() -> list[Any]:
+    """Each worker guards its commits by an app id that no other one uses."""
+
+    def append(self: Snapshot, data: Any, transactions: Mapping[str, int] | None = None) -> int:
+        worker = getattr(self.store, "worker", None)
+        suffix = "" if worker is None else f"-{worker.name}"
+        shared = {f"{app}{suffix}": value for app, value in (transactions or {}).items() if app in SHARED}
+        others = {app: value for app, value in (transactions or {}).items() if app not in SHARED}
+        return _append(self, data, shared | others)
+
+    def transaction(self: Snapshot, app_id: str) -> int | None:
+        table: DeltaTable = self._table
+        if app_id not in SHARED:
+            return table.transaction_version(app_id)
+        names = ["", *(f"-{kind}-{number}" for kind in KINDS for number in range(1, 60))]
+        known = (table.transaction_version(f"{app_id}{name}") for name in names)
+        return max((value for value in known if value is not None), default=None)
+
+    return [patch.object(Snapshot, "append", append), patch.object(Snapshot, "transaction", transaction)]
+
+
+SHARED = ("seq", "at", "open", "layout")
+KINDS = ("live", "evaluation", "retrying")
+
+
+def no_yield() -> list[Any]:
+    """A plan's rows stand, whatever others decided since."""
+    return [patch.object(rows, "_yields", lambda row, since: False)]
+
+
+def no_rebase() -> list[Any]:
+    """After a conflict the plan is committed as it was."""
+
+    def see_others(self: Book) -> None:
+        _see_others(self)
+        self._since.clear()
+
+    return [patch.object(Book, "_see_others", see_others)]
+
+
+def cursor_on_the_first_chunk() -> list[Any]:
+    """The cursor moves before what it passes is decided."""
+
+    async def decide(self: _Work, ready: Any, waiting: Any, moved: Moved | None) -> None:
+        await asyncio.to_thread(self._commit, [], moved)
+        await _decide(self, ready, waiting, None)
+
+    return [patch.object(_Work, "_decide", decide)]
+
+
+def open_forgotten() -> list[Any]:
+    """`open` stands at the newest commit, as if nothing older were open."""
+    return [patch.object(Book, "_open_after", lambda self, written: {})]
+
+
+def no_unit_rule() -> list[Any]:
+    """When the head of a unit yields, the rest of it is committed all the same."""
+
+    def rebase(units: Sequence[Unit], tail: Mapping[Key, Sequence[State]]) -> list[Row]:
+        return rows.rebase([[row] for unit in units for row in unit], tail)
+
+    return [patch.object(ledger, "rebase", rebase)]
+
+
+def replaced_not_final() -> list[Any]:
+    """A result of an older version that was replaced may still be written."""
+    return [patch.object(rows, "FINAL", frozenset({"done", "scored"}))]
+
+
+def random_mlflow_id() -> list[Any]:
+    """MLflow gives each posted result an id of its own."""
+    return [patch("evaluator.sinks.mlflow.assessment_id", lambda _: secrets.token_hex(8))]
+
+
+def cursor_goes_back() -> list[Any]:
+    """The cursor is set to where a plan ends, wherever others have brought it."""
+
+    def marks(self: Book, moved: Moved | None, floor: Any) -> dict[str, int]:
+        told = _marks(self, None, floor)
+        return told if moved is None else {**told, f"live/{moved.table_id}/0of1": moved.cursor}
+
+    return [patch.object(Book, "_marks", marks)]
+
+
+def pending_in_memory() -> list[Any]:
+    """What waits is kept in the process, and dies with it."""
+
+    async def decide(self: _Work, ready: Any, waiting: Sequence[Row], moved: Moved | None) -> None:
+        self._waiting |= {row.target_id: row for row in waiting}
+        await _decide(self, ready, [], moved)
+
+    return [patch.object(_Work, "_decide", decide)]
+
+
+def cursor_passes_a_wait_that_yields() -> list[Any]:
+    """The cursor moves although a waiting row gave way to one that may know fewer spans."""
+    return [patch.object(ledger, "waits_stand", lambda units, tail: True)]
+
+
+def blind_after_its_own_commit() -> list[Any]:
+    """What others committed between a commit without rows and its reading counts as seen."""
+
+    def see_others(self: Book) -> None:
+        if self._reopening:  # type: ignore[attr-defined]
+            _see_others(self)
+
+    def reopen(self: Book) -> None:
+        self._reopening = True  # type: ignore[attr-defined]
+        _reopen(self)
+        self._reopening = False  # type: ignore[attr-defined]
+
+    return [
+        patch.object(Book, "_reopening", False, create=True),
+        patch.object(Book, "_see_others", see_others),
+        patch.object(Book, "_reopen", reopen),
+    ]
+
+
+def found_by_time_counts_as_a_commit() -> list[Any]:
+    """Spans that were found by their time are said to come from the table's newest commit."""
+    return [patch("evaluator.tables.spans.FOUND_BY_TIME", 0)]
+
+
+def a_wait_is_told_by_its_times() -> list[Any]:
+    """A waiting row is not written anew when only its commits are others."""
+    return [patch("evaluator.tick._wait", lambda row: (row.due, row.reason, row.last))]
+
+
+UNRACED = {"random_mlflow_id"}
+"""Mutants that show themselves elsewhere than in a race of live workers."""
+
+MUTANTS: Mapping[str, Callable[[], list[Any]]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        no_shared_guard,
+        a_guard_of_ones_own,
+        no_yield,
+        no_rebase,
+        cursor_on_the_first_chunk,
+        open_forgotten,
+        no_unit_rule,
+        replaced_not_final,
+        random_mlflow_id,
+        cursor_goes_back,
+        pending_in_memory,
+        cursor_passes_a_wait_that_yields,
+        blind_after_its_own_commit,
+        found_by_time_counts_as_a_commit,
+        a_wait_is_told_by_its_times,
+    )
+}
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """The code under test with one rule broken."""
+    with ExitStack() as stack:
+        for change in MUTANTS[name]():
+            stack.enter_context(change)
+        yield

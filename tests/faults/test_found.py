@@ -1,0 +1,135 @@
+"""What the histories found, each told once by itself."""
+
+from datetime import timedelta
+from pathlib import Path
+from unittest.mock import patch
+
+from deltalake import DeltaTable
+
+from evaluator.decisions import gone_row
+from evaluator.feedback import Reason
+from evaluator.tables.ledger import note
+from evaluator.tables.rows import Key, Moved, Row, rebase, waits_stand
+from evaluator.tables.spans import FOUND_BY_TIME
+from evaluator.tick import has_work
+from tests.integration.test_tick import Bench, Greets
+from tests.traffic import NOON, answer, span, trace_id
+
+
+def a_row(state: str, scorer: str | None = None) -> Row:
+    return Row(day=NOON.date(), scope="live", target_type="TRACE", target_id="t", scorer=scorer, state=state)  # type: ignore[arg-type]
+
+
+def test_a_result_yields_to_its_version_having_been_replaced() -> None:
+    mine = a_row("scored", "judge")
+
+    assert rebase([[mine]], {mine.key: ["replaced"]}) == []
+
+
+def test_the_cursor_may_not_pass_a_wait_that_yields_to_another_wait() -> None:
+    wait = a_row("waiting")
+
+    assert waits_stand([[wait]], {})
+    assert waits_stand([[wait]], {wait.key: ["waiting", "done"]})
+    assert not waits_stand([[wait]], {wait.key: ["waiting"]})
+
+
+def test_the_cursor_never_goes_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    book = bench.ledger.open()
+    book.commit([], moved=Moved(table_id="spans", cursor=7, cursor_at=NOON))
+    book.commit([], moved=Moved(table_id="spans", cursor=5, cursor_at=NOON))
+
+    assert bench.ledger.open().cursor("spans") == 7
+
+
+def test_where_scoring_begins_is_said_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    one, other = bench.ledger.open(), bench.ledger.open()
+    one.commit([], moved=Moved(table_id="spans", cursor=3, cursor_at=NOON, begins=True), floor=NOON)
+    later = NOON + timedelta(minutes=1)
+    other.commit([], moved=Moved(table_id="spans", cursor=5, cursor_at=later, begins=True), floor=later)
+
+    assert (other.cursor("spans"), other.floor) == (3, NOON)
+
+
+def test_what_others_commit_right_after_a_commit_without_rows_is_seen(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    mine, theirs = bench.ledger.open(), bench.ledger.open()
+    read = DeltaTable.update_incremental
+
+    def another_is_first(table: DeltaTable) -> None:
+        with patch.object(DeltaTable, "update_incremental", read):
+            theirs.commit([[note("n", state="done", value="theirs")]])
+        read(table)
+
+    with patch.object(DeltaTable, "update_incremental", another_is_first):
+        mine.commit([], moved=Moved(table_id="spans", cursor=1, cursor_at=NOON))
+    written = mine.commit([[note("n", state="done", value="mine")]])
+
+    assert written == []
+    seqs = bench.ledger.open().table(columns=["seq"]).column("seq").to_pylist()
+    assert len(seqs) == len(set(seqs))
+
+
+async def test_a_judge_that_is_edited_and_set_back_judges_what_was_open(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    for version in ("v1", "v2"):
+        await bench.tick(Greets(version=version, fails=Reason.UNAVAILABLE))
+
+    await bench.tick(Greets(version="v1"))
+
+    states = {key.version: row.state for key, row in bench.states().items() if key.scorer}
+    assert states == {"v1": "scored", "v2": "replaced"}
+
+
+async def test_a_result_whose_trace_is_gone_can_be_put_up_again_and_ends_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    broken = Greets(fails=Reason.UNAVAILABLE)
+    await bench.tick(broken)
+    table = DeltaTable(bench.spans_store.uri)
+    table.delete()
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    await bench.tick(broken)
+    key = Key("TRACE", trace_id("a"), "greets", "v1", 0)
+    gone = bench.states()[key]
+    book = bench.ledger.open()
+    [whole] = [row for row in book.of_trace(trace_id("a")) if row.key == key]
+    again = {**{name: getattr(whole, name) for name in Row.__slots__}, "due": bench.now, "attempts": 0}
+    book.commit([[Row(**again)]])
+    bench.later(seconds=1)
+
+    await bench.tick(broken)
+
+    assert gone.due is None
+    assert gone_row(whole, run_id="run").due is None
+    assert not has_work(bench.parts(broken))
+
+
+async def test_a_wait_is_told_anew_when_a_commit_came_with_an_older_clock(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.now = NOON - timedelta(days=400)  # before the commits' own times: all of them arrive now
+    settle = timedelta(hours=1)
+    bench.append(answer("a"))
+    await bench.tick(Greets(), settle=settle)
+    bench.append(span("a", "tool", parent="root"))
+    await bench.tick(Greets(), settle=settle)
+
+    [wait] = [row for row in bench.ledger.open().open_rows() if row.state == "waiting"]
+    assert list(wait.commits) == [1, 2]
+
+
+async def test_spans_that_were_found_by_time_are_found_by_time_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    bench.append(span("a", "tool", parent="root"))
+    log = Path(bench.spans_store.uri) / "_delta_log"
+    DeltaTable(bench.spans_store.uri).create_checkpoint()
+    (log / f"{1:020d}.json").unlink()
+    bench.now = NOON + timedelta(days=400)
+    await bench.tick(Greets(), settle=timedelta(days=900), max_wait=timedelta(days=900))
+
+    [wait] = [row for row in bench.ledger.open().open_rows() if row.state == "waiting"]
+    assert list(wait.commits) == [FOUND_BY_TIME]

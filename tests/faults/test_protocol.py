@@ -1,0 +1,37 @@
+"""The ledger's protocol, held by the real code on real tables through random histories, and missed by each mutant.
+
+What the program does not have yet is not in the histories: sessions, span targets, `rescore_late`, `since`,
+more than one shard, retention. Each comes with its steps in `world` and its invariants in `mirror`.
+"""
+
+import pytest
+
+from tests.faults.history import Tally, run_history
+from tests.faults.mutants import MUTANTS
+from tests.faults.protocol import caught
+
+HISTORIES = 5
+STEPS = 60
+TRIES = 4
+SELDOM = {
+    "a_wait_is_told_by_its_times",
+    "blind_after_its_own_commit",
+    "cursor_goes_back",
+    "cursor_passes_a_wait_that_yields",
+    "replaced_not_final",
+}
+"""Mutants that take more histories than there is time for here: the long form runs them, `test_found` tells each."""
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+def test_the_invariants_hold_after_every_commit_and_when_all_is_quiet(seed: int) -> None:
+    tally = Tally()
+
+    run_history(seed, STEPS, tally)
+
+    assert tally.counts["ledger commits"] > 0
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS.keys() - SELDOM))
+def test_a_rule_that_is_broken_is_noticed(name: str) -> None:
+    assert caught(name, TRIES, 80) is not None
