@@ -133,7 +133,6 @@ def _ready(
             yield trace, pending
         else:
             summary.waiting += 1
-            summary.skipped[state.reason] += 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

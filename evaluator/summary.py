@@ -116,7 +116,7 @@ class Summary:
             "failed": sum(scorer.failed for scorer in self.scorers.values()),
             "unscored": sum(scorer.unscored.total() for scorer in self.scorers.values()),
             "deferred": self.deferred,
-            "skipped": self.skipped.total(),
+            "skipped": self.skipped.total() + self.waiting,
             "waiting": self.waiting,
             "calls": self.calls,
             "cached": self.cached,

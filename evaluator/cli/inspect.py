@@ -3,12 +3,13 @@
 import asyncio
 import sys
 from dataclasses import asdict
+from datetime import tzinfo
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evaluator.cli.options import AsJson, ConfigFile, Filter, Since, loaded, moment
+from evaluator.cli.options import AsJson, ConfigFile, Filter, Since, loaded, moment, zone_of
 from evaluator.cli.show import cell, percent, print_json, print_table, say, visible
 from evaluator.errors import ConfigurationError
 
@@ -74,14 +75,15 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
     """
     from evaluator.commands.inspection import current_status
 
-    told = asyncio.run(current_status(loaded(config)))
+    settings = loaded(config)
+    told = asyncio.run(current_status(settings))
     if as_json:
         print_json(asdict(told))
     else:
-        _show_status(told)
+        _show_status(told, zone_of(settings))
 
 
-def _show_status(told: "Status") -> None:
+def _show_status(told: "Status", zone: tzinfo) -> None:
     read = (
         "nothing read yet"
         if told.cursor is None
@@ -111,6 +113,7 @@ def _show_status(told: "Status") -> None:
             )
             for one in told.scorers
         ),
+        zone=zone,
     )
     _show_spend(told.spend)
     for sink in told.sinks:
@@ -118,7 +121,7 @@ def _show_status(told: "Status") -> None:
         print(f"{sink['name']}: {behind}")
     for run in told.last_runs:
         print(
-            f"{cell(run['at'])} {run['scope']}: {run['traces']} traces, {run['scored']} scored, "
+            f"{cell(run['at'], zone)} {run['scope']}: {run['traces']} traces, {run['scored']} scored, "
             f"{run['unscored']} unscored, {run['deferred']} deferred"
         )
     say(*told.notes)
@@ -192,7 +195,7 @@ def traces(
         print_json(rows)
         return
     short = ("trace_id", "start_time", "service_name", "status", "request", "response")
-    print_table(short, ([_short(row[name]) for name in short] for row in rows))
+    print_table(short, ([_short(row[name]) for name in short] for row in rows), zone=zone_of(settings))
 
 
 def trace(
@@ -272,13 +275,14 @@ def sql(
     """
     from evaluator.wiring import build_tables
 
-    _print_rows(build_tables(loaded(config)).views.query(query), form)
+    settings = loaded(config)
+    _print_rows(build_tables(settings).views.query(query), form, zone_of(settings))
 
 
-def _print_rows(rows: "pa.Table", form: Format) -> None:
+def _print_rows(rows: "pa.Table", form: Format, zone: tzinfo) -> None:
     match form:
         case Format.TABLE:
-            print_table(rows.column_names, _cells(rows))
+            print_table(rows.column_names, _cells(rows), zone=zone)
         case Format.JSON:
             print_json(rows.to_pylist())
         case Format.CSV:

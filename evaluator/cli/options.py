@@ -1,10 +1,11 @@
 """Options that many commands share, and what they are read into."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -45,6 +46,11 @@ def loaded(config: Path | None, **overrides: Any) -> "Config":
     )  # compiling takes longer than most commands log at all
     start_logging(settings.log, redact=lambda text: redactor().redact(text))
     return settings
+
+
+def zone_of(settings: "Config") -> tzinfo:
+    """The time zone that times are shown in; data is UTC."""
+    return ZoneInfo(settings.timezone)
 
 
 def moment(text: str, option: str, now: datetime | None = None) -> datetime:

@@ -5,7 +5,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 
@@ -26,7 +26,9 @@ def print_json(value: Any) -> None:
     print(json.dumps(_jsonable(value), indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, zone: tzinfo = UTC
+) -> None:
     """A table that fits a terminal, and is whole where stdout is none."""
     from rich.console import Console
     from rich.table import Table
@@ -36,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell(value)) for value in row))
+        table.add_row(*(Text(cell(value, zone)) for value in row))
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     console.print(table)
 
@@ -48,12 +50,12 @@ def visible(text: str) -> str:
     )
 
 
-def cell(value: Any) -> str:
-    """A value as a person reads it."""
-    return visible(_told(value))
+def cell(value: Any, zone: tzinfo = UTC) -> str:
+    """A value as a person reads it; a time in a time zone."""
+    return visible(_told(value, zone))
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, zone: tzinfo) -> str:
     match value:
         case None:
             return ""
@@ -62,7 +64,8 @@ def _told(value: Any) -> str:
         case float():
             return f"{value:.4g}"
         case datetime():
-            return f"{value:%Y-%m-%d %H:%M:%S}"
+            local = value.astimezone(zone) if value.tzinfo else value
+            return f"{local:%Y-%m-%d %H:%M:%S}"
         case dict() | list() | tuple():
             return json.dumps(_jsonable(value), ensure_ascii=False)
         case _:

@@ -196,9 +196,14 @@ class MlflowPublisher:
 
 
 def assessment_id(assessment: Assessment) -> str:
-    """The id of a result in MLflow: a hash of its target, scorer, version and revision."""
+    """The id of a result in MLflow: a hash of its target, scorer, version and revision.
+
+    That there finally was none has an id of its own, so that the result which a retry brings later takes its place.
+    """
     target = assessment.target
     key = [target.type, target.target_id, assessment.name, assessment.version, assessment.revision]
+    if isinstance(assessment.scored.outcome, Unscored):
+        key.append("unscored")
     return f"a-{hashlib.sha256(orjson.dumps(key)).hexdigest()[:32]}"
 
 

@@ -40,6 +40,8 @@ CONTROL = "CONTROL"
 FENCE_KEY = "fence-key"
 SCORER_NOTE = "scorer/"
 PAUSE_NOTE = "pause/"
+REOPENED_EVERY = 16
+"""Appends through one opened table: each makes the next slower, 31 ms growing to 219 ms at 1,200 (deltalake 1.6.6)."""
 _KEY_COLUMNS = ["seq", "target_type", "target_id", "scorer", "version", "revision", "state", "due"]
 
 Clock = Callable[[], datetime]
@@ -93,6 +95,7 @@ class Book:
         self.seq = snapshot.transaction(SEQ) or 0
         self._since: dict[Key, list[State]] = {}
         self._open: dict[Key, int] | None = None
+        self._appended = 0
 
     # --- what the integers say
 
@@ -203,7 +206,6 @@ class Book:
         *,
         moved: Moved | None = None,
         floor: datetime | None = None,
-        lease: tuple[str, int] | None = None,
     ) -> list[Row]:
         """Commit a plan that was made on this book; the rows that were written, which may be fewer or none.
 
@@ -222,8 +224,6 @@ class Book:
             opened = self._open_after(written)
             marks |= {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
             marks[OPEN] = min(opened.values(), default=seq)
-            if lease is not None:
-                marks[f"lease/{lease[0]}"] = lease[1]
             try:
                 self._snapshot.append(to_arrow(written), marks)
             except CommitConflict:
@@ -231,6 +231,9 @@ class Book:
                 continue
             self.seq = seq
             self._open = opened
+            self._appended += 1
+            if self._appended % REOPENED_EVERY == 0:
+                self._snapshot = self._store.open()
             self._see_others()
             return written
 

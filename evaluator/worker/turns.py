@@ -90,7 +90,7 @@ class Worker:
                 except Held as held:
                     held_by = str(held)
         if summary.cursor is None:
-            summary.cursor = await asyncio.to_thread(self._cursor)
+            summary.cursor, summary.waiting = await asyncio.to_thread(self._standing)
         behind = await publish(
             self._tables.ledger, await asyncio.to_thread(build_sinks, self._config, self._tables)
         )
@@ -162,8 +162,11 @@ class Worker:
             stopping=stopping,
         )
 
-    def _cursor(self) -> int | None:
-        return self._tables.ledger.open().cursor(self._tables.spans.open().table_id)
+    def _standing(self) -> tuple[int | None, int]:
+        """The cursor, and how many traces wait, where there was nothing to do."""
+        book = self._tables.ledger.open()
+        waiting = sum(row.state == "waiting" for row in book.open_rows())
+        return book.cursor(self._tables.spans.open().table_id), waiting
 
 
 def guideline_files(config: Config) -> list[Path]:

@@ -546,3 +546,12 @@ def _get(url: str) -> str:
             return text
     except OSError as error:
         return str(error)
+
+
+def test_times_are_shown_in_the_configured_zone_and_stay_utc_in_json(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, timezone="Asia/Tokyo")
+    project.append(answer("a", at=NOON))
+
+    assert "2026-11-20 21:00:00" in project.run("traces").out
+    assert "2026-11-20 21:00:00" in project.run("sql", "select start_time from traces").out
+    assert project.sql("select start_time from traces") == [{"start_time": "2026-11-20T12:00:00+00:00"}]

@@ -12,7 +12,7 @@ from tests.stub_provider import StubProvider
 from tests.traffic import answer, trace_id
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-VERDICTS = {"--fail-under": {0, 3}, "--examples": {0, 1}}
+VERDICTS = {"--fail-under": {0, 3}, "--examples": {0, 1}, "attack-test": {0, 3}}
 """Options whose exit code is a judge's verdict, which a stub gives at random."""
 
 
@@ -64,21 +64,22 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_the_guidelines_of_the_readme_have_no_mistake(tmp_path: Path) -> None:
-    [example] = blocks("yaml")
-    project = Project.create(tmp_path, example, python_modules=["my_team.*"])
+    project = Project.create(tmp_path, blocks("yaml")[0], python_modules=["my_team.*"])
+    project.guide(blocks("yaml")[1], "more.yaml")
     _team(tmp_path)
 
     checked = project.run("check")
 
     assert checked.code == 0, checked.err
     assert "actionable_insights" in checked.out
+    assert "escalat" not in checked.err
 
 
 def _furnish(project: Project, folder: Path) -> None:
     """What the README takes for given: the folder that it changes to, some traces, a draft, a judge named tone."""
     project.folder = folder
     project.append(answer("a", "Refunds rose by 12 %: add one person."), answer("b", "It depends."))
-    [example] = blocks("yaml")
+    example = blocks("yaml")[0]
     declared = yaml.safe_load(example)
     project.guide(
         yaml.safe_dump({"judges": [judge for judge in declared["judges"] if judge["name"] == "tone"]})

@@ -17,7 +17,7 @@ judges:
   - name: concrete
     guidelines: The response must name a number.
     examples:
-      - {inputs: How many?, outputs: Twelve., expect: pass}
+      - {inputs: "How many?", outputs: Twelve., expect: pass}
 """
 RANGE = ("--from", "2026-11-20", "--to", "2026-11-21")
 
