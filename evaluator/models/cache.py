@@ -26,6 +26,8 @@ FILE = "cache-1.sqlite"
 """The number is that of the layout: another one begins anew."""
 LEFT_ALONE_FOR = timedelta(minutes=1)
 """How long a cache that failed is not tried again."""
+GATHERED_FOR = 0.05
+"""Seconds for which results are gathered before they are written: as much as a kill may cost."""
 READ_PATIENCE, WRITE_PATIENCE = 0.25, 10.0
 """Seconds to wait for a lock. Readers of a write-ahead log wait for nobody but who repairs it."""
 
@@ -174,6 +176,7 @@ class Cache:
     async def _write_all(self) -> None:
         """Write until there is nothing left; meanwhile the next batch gathers."""
         while self._next.results or self._next.sources:
+            await asyncio.sleep(GATHERED_FOR)
             self._writing, self._next = self._next, _Batch()
             if monotonic() >= self._left_alone_until:
                 try:

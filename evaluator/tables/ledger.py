@@ -184,15 +184,6 @@ class Book:
         table = self._read(f"seq > {cursor} and seq <= {upto} and scorer is not null", COLUMNS)
         return sorted(latest(from_arrow(table)).values(), key=lambda row: row.seq)
 
-    def spent_since(self, moment: datetime) -> tuple[float, int]:
-        """What results since a moment took: known cost in USD, and tokens. Every attempt counts."""
-        table = self._read(
-            f"at >= timestamp '{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}' and model is not null",
-            ["cost_usd", "input_tokens", "output_tokens"],
-        )
-        usd, into, out = (pc.sum(table.column(name)).as_py() for name in table.column_names)
-        return usd or 0.0, (into or 0) + (out or 0)
-
     def notes(self) -> dict[str, Row]:
         """The ledger's own notes by name, the newest of each."""
         rows = self._read(f"day = '{UNDATED}' and target_type = '{CONTROL}'", COLUMNS)

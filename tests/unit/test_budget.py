@@ -238,3 +238,55 @@ async def test_a_step_whose_reply_was_lost_is_made_once() -> None:
     await budget.settle()
 
     assert accounts.read(TODAY) == Account(spent={ALL: Amount(0.0, 500)})
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.randoms(use_true_random=False))
+async def test_what_is_spent_is_never_more_than_told_whatever_breaks(chance: random.Random) -> None:
+    """Steps that fail before or after they were made, calls that are cancelled, workers that are killed."""
+
+    class Shaky(PrivateAccounts):
+        def update(self, day: date, change: Callable[[Account], Account]) -> Account:
+            luck = chance.random()
+            if luck < 0.1:
+                raise TableError("out of reach")
+            account = super().update(day, change)
+            if luck < 0.2:
+                raise TableError("the reply was lost")
+            return super().update(day, change) if luck < 0.3 else account
+
+    accounts = Shaky()
+    workers = [a_budget(accounts, tokens_per_day=1_000) for _ in range(3)]
+    paid = [0]
+
+    async def call(budget: Budget, tokens: int) -> None:
+        async with budget.reserve(tokens, 0.0) as reservation:
+            taken = chance.randint(0, tokens)
+            try:
+                for _ in range(chance.randrange(4)):
+                    await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                taken = tokens
+                raise
+            finally:
+                paid[0] += taken
+                reservation.settle(taken, 0.0)
+
+    tasks: list[asyncio.Task[None]] = []
+    for _ in range(30):
+        number = chance.randrange(3)
+        match chance.choice(["call"] * 6 + ["settle", "kill", "cancel"]):
+            case "call":
+                tasks.append(asyncio.create_task(call(workers[number], chance.randint(1, 250))))
+            case "settle":
+                tasks.append(asyncio.create_task(workers[number].settle()))
+            case "kill":
+                workers[number] = a_budget(accounts, tokens_per_day=1_000)
+            case "cancel" if tasks:
+                chance.choice(tasks).cancel()
+        await asyncio.sleep(0)
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), timeout=10)
+
+    assert {type(one) for one in ended if one is not None} <= {NoRoom, asyncio.CancelledError}
+    assert paid[0] <= 1_000
+    assert paid[0] <= accounts.read(TODAY).taken().tokens
