@@ -180,7 +180,7 @@ def test_a_broken_cache_costs_calls_and_no_result(tmp_path: Path, stub: StubProv
     project = a_project(tmp_path, stub)
     (tmp_path / ".evaluator").mkdir(exist_ok=True)
     (tmp_path / ".evaluator" / "cache-1.sqlite").write_bytes(b"no database" * 1_000)
-    project.append(answer("a"), answer("b"))
+    project.append(answer("a"), answer("b", "Bye"))
 
     ran = project.run("once", "--json")
 

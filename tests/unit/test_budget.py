@@ -241,9 +241,10 @@ async def test_a_step_whose_reply_was_lost_is_made_once() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.randoms(use_true_random=False))
-async def test_what_is_spent_is_never_more_than_told_whatever_breaks(chance: random.Random) -> None:
+@given(st.integers(0, 2**32))
+async def test_what_is_spent_is_never_more_than_told_whatever_breaks(seed: int) -> None:
     """Steps that fail before or after they were made, calls that are cancelled, workers that are killed."""
+    chance = random.Random(seed)  # of its own: the steps are made in threads, whose order nobody decides
 
     class Shaky(PrivateAccounts):
         def update(self, day: date, change: Callable[[Account], Account]) -> Account:
