@@ -9,7 +9,7 @@ PROJECT = HERE.parent / "pyproject.toml"
 COMMON = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--quiet"]
 LOCKS = {
     "runtime.txt": [str(PROJECT)],
-    "dev.txt": [str(PROJECT), "--extra", "demo", "--extra", "local", "--group", f"{PROJECT}:dev"],
+    "dev.txt": [str(PROJECT), "--extra", "local", "--extra", "ray", "--group", f"{PROJECT}:dev"],
     "installer.txt": [str(HERE / "installer.in")],
     "build.txt": [str(HERE / "build.in")],
 }
