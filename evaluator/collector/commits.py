@@ -19,7 +19,9 @@ from evaluator.collector.otlp import rows
 from evaluator.collector.signals import LOGS, METRICS, TRACES, Signal
 from evaluator.errors import TableError
 from evaluator.tables import schemas
-from evaluator.tables.delta import CommitConflict, DeltaStore, Snapshot, plain
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.plain import plain
+from evaluator.tables.snapshot import CommitConflict, Snapshot
 
 MAX_WAITING = 256 * 2**20
 """Bytes of requests that may wait for one table; beyond, clients are asked to come again."""
@@ -42,10 +44,11 @@ class OverloadedError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class SignalCounters:
-    """What became of one signal's records and commits since the start."""
+    """What became of one signal's records and commits since the start; `own` are those refused as the evaluator's."""
 
     accepted: int = 0
     refused: int = 0
+    own: int = 0
     commits: int = 0
     failures: int = 0
 

@@ -19,6 +19,7 @@ from evaluator.collector.signals import (
     OversizedRequestError,
     Signal,
 )
+from evaluator.telemetry import OWN
 
 MAX_WEIGHT = 256 * 2**20
 """Bytes of rows from one request: a few large resources and many small spans would make terabytes."""
@@ -43,7 +44,7 @@ def gunzip(body: bytes, limit: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
-    """A request's message without what was refused, how much that was, and why.
+    """A request's message without what was refused, how much that was, and why; `own` of it are the evaluator's own spans.
 
     `records` is what it holds (spans, log records, metrics); `weight` is about what its rows come to in bytes,
     resources and scopes counted for each record.
@@ -54,6 +55,7 @@ class Export:
     refused: int
     reason: str
     weight: int
+    own: int = 0
 
 
 def read_export(signal: Signal, body: bytes, encoding: Encoding) -> Export:
@@ -63,8 +65,10 @@ def read_export(signal: Signal, body: bytes, encoding: Encoding) -> Export:
     resources would fill more than MAX_WEIGHT bytes of rows.
     """
     message, refused = read_json(signal, body) if encoding == "json" else _from_protobuf(signal, body)
+    own = 0
     if signal is TRACES:
-        refused += _drop_bad_ids(message)
+        own = _drop_own(message)
+        refused += _drop_bad_ids(message) + own
     weight = len(body) + sum(
         (resource.resource.ByteSize() + scope.scope.ByteSize()) * len(records)
         for resource, scope, records in signal.groups(message)
@@ -77,15 +81,28 @@ def read_export(signal: Signal, body: bytes, encoding: Encoding) -> Export:
         refused=refused,
         reason=_REASONS[signal.name] if refused else "",
         weight=weight,
+        own=own,
     )
 
 
 _REASONS = {
     "traces": "refused are spans that cannot be read, or whose trace id is not 16 bytes, whose span id is not "
-    "8 bytes, whose parent id is neither 8 bytes nor empty, or whose ids are all zero",
+    "8 bytes, whose parent id is neither 8 bytes nor empty, or whose ids are all zero; and the evaluator's own spans",
     "logs": "refused are log records that cannot be read",
     "metrics": "refused are metrics that cannot be read, each counted as one data point",
 }
+
+
+def _drop_own(message: Any) -> int:
+    """Take out the spans that an evaluator made of its own calls; how many there were."""
+    own = [
+        group
+        for group in message.resource_spans
+        if any(attribute.key == OWN for attribute in group.resource.attributes)
+    ]
+    for group in own:
+        message.resource_spans.remove(group)
+    return sum(len(scope.spans) for group in own for scope in group.scope_spans)
 
 
 def _drop_bad_ids(message: Message) -> int:

@@ -1,6 +1,7 @@
 """The collector: OTLP over HTTP and gRPC in, an answer once the rows are durable."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ MAX_UNREAD = 256 * 2**20
 
 PATIENCE = timedelta(seconds=60)
 """How long a request waits for a table that does not answer; exporters give up after 10 s by default."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,8 @@ class Collector:
         finally:
             self._unread -= len(body)
         counters.refused += export.refused
+        if export.own:
+            self._note_own(counters, export.own)
         if export.records:
             try:
                 await asyncio.wait_for(self._commits[signal.name].add(export), PATIENCE.total_seconds())
@@ -125,6 +130,12 @@ class Collector:
             if self._tee is not None and signal is TRACES:
                 await self._tee.put(export.message.SerializeToString())
         return encode_response(signal, export.refused, export.reason, encoding)
+
+    def _note_own(self, counters: SignalCounters, spans: int) -> None:
+        """The first time it is said, for somebody sends them here; then they are counted."""
+        if not counters.own:
+            log.warning("the evaluator's own spans arrive here and are refused: they are not to be judged")
+        counters.own += spans
 
     def _read(self, signal: Signal, body: bytes, encoding: Encoding, gzipped: bool) -> Export:
         return read_export(signal, gunzip(body, self._max_request_bytes) if gzipped else body, encoding)

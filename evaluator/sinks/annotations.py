@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from evaluator.errors import SinkError, TableError
-from evaluator.feedback import Assessment
-from evaluator.tables.annotations import annotation_rows, open_annotations
-from evaluator.tables.delta import CommitConflict, DeltaStore
+from evaluator.feedback import Assessment, Target
+from evaluator.tables.annotations import annotation_rows, erase, open_annotations
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.snapshot import CommitConflict
 
 
 class AnnotationsSink:
@@ -32,6 +33,12 @@ class AnnotationsSink:
 
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         await asyncio.to_thread(self._append, assessments, upto)
+
+    async def forget(self, targets: Sequence[Target]) -> None:
+        try:
+            await asyncio.to_thread(erase, self._store, targets)
+        except TableError as error:
+            raise SinkError(str(error)) from error
 
     def _append(self, assessments: Sequence[Assessment], upto: int) -> None:
         while not self._appended(assessments, upto):

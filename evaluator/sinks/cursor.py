@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from evaluator.errors import SinkError, TableError
-from evaluator.feedback import Assessment
+from evaluator.feedback import Assessment, Target
 
 
 class Publisher(Protocol):
@@ -21,10 +21,17 @@ class Publisher(Protocol):
         """Raises SinkError when the place is down; then the same is asked again later."""
         ...
 
+    async def forget(self, targets: Sequence[Target]) -> None:
+        """Erase what was put there of some targets, and what waits to be. Raises SinkError."""
+        ...
+
 
 class CursorBook(Protocol):
     """A ledger as far as sinks' cursors go."""
 
+    @property
+    def seq(self) -> int: ...
+    def forgotten(self, cursor: int, upto: int) -> list[Target]: ...
     def sink_cursor(self, sink: str) -> int: ...
     def mark(self, app_id: str, value: int) -> bool: ...
 
@@ -48,11 +55,27 @@ class LedgerCursorSink:
             await self._publisher.publish(assessments)
         book = await self._book()
         try:
+            await self._forget_what_was_erased_meanwhile(book, assessments, upto)
             while upto > book.sink_cursor(self.name):
                 if await asyncio.to_thread(book.mark, f"sink/{self.name}", upto):
                     return
         except TableError as error:
             raise SinkError(str(error)) from error
+
+    async def forget(self, targets: Sequence[Target]) -> None:
+        await self._publisher.forget(targets)
+
+    async def _forget_what_was_erased_meanwhile(
+        self, book: CursorBook, assessments: Sequence[Assessment], upto: int
+    ) -> None:
+        """Another publisher may have passed the erasure of what this one had read before, and posted after."""
+        if not assessments or book.seq <= upto:
+            return
+        posted = {one.target.trace_id for one in assessments}
+        erased = await asyncio.to_thread(book.forgotten, upto, book.seq)
+        late = [target for target in erased if target.trace_id in posted]
+        if late:
+            await self._publisher.forget(late)
 
     async def _book(self) -> CursorBook:
         try:

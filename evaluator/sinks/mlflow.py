@@ -6,6 +6,7 @@ goes to a child (`mlflow_child`) that ends when it is carried out.
 
 import asyncio
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -20,8 +21,10 @@ from typing import Any, assert_never
 import orjson
 
 from evaluator.errors import SinkError
-from evaluator.feedback import Assessment, Feedback, Outcome, Unscored
+from evaluator.feedback import Assessment, Feedback, Outcome, Target, Unscored
 from evaluator.sinks.waiting import Waiting
+
+log = logging.getLogger(__name__)
 
 CHILD = (sys.executable, "-P", "-m", "evaluator.sinks.mlflow_child")
 CHILD_ENVIRONMENT = {
@@ -136,6 +139,18 @@ class MlflowPublisher:
             given_up=given_up,
         )
 
+    async def forget(self, targets: Sequence[Target]) -> None:
+        """Delete our feedback on some traces, or about some sessions, and the dataset records made from the traces."""
+        traces = {f"tr-{target.trace_id}" for target in targets if target.type == "TRACE"}
+        await asyncio.to_thread(self._waiting.drop, lambda item: orjson.loads(item)["trace_id"] in traces)
+        items = [_erased(target) for target in targets]
+        _, left = await self._order({"do": "forget"}, [orjson.dumps(item) for item in items])
+        if left:
+            log.warning(
+                "this MLflow store does not let dataset records be looked through: those of forgotten traces stay there",
+                extra={"tracking_uri": _CREDENTIALS.sub("://", self.tracking_uri), "traces": len(traces)},
+            )
+
     async def ensure_experiment(self) -> str:
         """Make the experiment, and a local store with it, unless it is there; returns MLflow's id of it."""
         _, answer = await self._order({"do": "experiment"}, [])
@@ -240,6 +255,12 @@ def _run(run: EvaluationRun) -> dict[str, Any]:
         "params": {**ranges, **versions, **(run.parameters or {})},
         "metrics": run_metrics(run.assessments),
     }
+
+
+def _erased(target: Target) -> dict[str, Any]:
+    """What is to be erased, in MLflow's words: all of a trace, or a session's results that hang on it."""
+    session = target.target_id if target.type == "SESSION" else None
+    return {"trace_id": f"tr-{target.trace_id}", "session": session}
 
 
 def _item(assessment: Assessment) -> dict[str, Any]:

@@ -7,11 +7,11 @@ order of `seq`. Stdout gets one line a feedback (`id`, `state`, `detail`) and a 
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import orjson
 from mlflow import MlflowClient
@@ -19,6 +19,7 @@ from mlflow.entities import (
     Assessment,
     AssessmentError,
     AssessmentSource,
+    DatasetRecord,
     Feedback,
     Metric,
     Param,
@@ -31,12 +32,14 @@ from mlflow.tracing.client import TracingClient
 OUR_ID = "evaluator.assessment_id"
 OUR_RUN = "evaluator.run_id"
 SOURCE_RUN = "mlflow.assessment.sourceRunId"
+SESSION = "mlflow.trace.session"
 LOOKED_UP_AT_ONCE = 100
 LINKED_AT_ONCE = 100
 """MLflow's bound on the traces that one call links to a run (mlflow.store.tracking)."""
 
 Item = dict[str, Any]
 Reply = dict[str, Any]
+Value = TypeVar("Value")
 
 
 class RefusedError(Exception):
@@ -151,6 +154,47 @@ class Store:
             if ours is not None and first.setdefault(ours, assessment) is not assessment:
                 self.traces.delete_assessment(trace_id, assessment.assessment_id)
 
+    def forget(self, items: Sequence[Item]) -> None:
+        """Delete our feedback on some traces, or, of an item with a session, what is about the session."""
+        for batch in _batches(items, LOOKED_UP_AT_ONCE):
+            known = self.known(sorted({item["trace_id"] for item in batch}))
+            for item in batch:
+                for one in known.get(item["trace_id"], []):
+                    metadata = one.metadata or {}
+                    if OUR_ID in metadata and item["session"] in (None, metadata.get(SESSION)):
+                        self.traces.delete_assessment(item["trace_id"], one.assessment_id)
+
+    def forget_records(self, experiment: str, trace_ids: Collection[str]) -> bool:
+        """Delete the records of the experiment's datasets that were made from some traces; False where none can be read."""
+        found = self.client.get_experiment_by_name(experiment)
+        if found is None:
+            return True
+        try:
+            for dataset_id in self._datasets(found.experiment_id):
+                records, _ = self.traces.store._load_dataset_records(dataset_id)
+                gone = [one.dataset_record_id for one in records if _source_trace(one) in trace_ids]
+                if gone:
+                    self.traces.store.delete_dataset_records(dataset_id, gone)
+        except NotImplementedError:
+            return False
+        except MlflowException as error:
+            if "FileStore" in str(error):
+                return True  # a folder of files has no datasets
+            if error.error_code not in ("NOT_IMPLEMENTED", "ENDPOINT_NOT_FOUND"):
+                raise
+            return False
+        return True
+
+    def _datasets(self, experiment_id: str) -> list[str]:
+        ids: list[str] = []
+        token: str | None = None
+        while True:
+            page = self.traces.store.search_datasets([experiment_id], page_token=token)
+            ids += [one.dataset_id for one in page]
+            token = page.token
+            if not token:
+                return ids
+
     def experiment(self, name: str) -> str:
         """The experiment's id; it is made when there is none."""
         found = self.client.get_experiment_by_name(name)
@@ -213,6 +257,10 @@ def carry_out(order: dict[str, Any], items: list[Item]) -> Iterator[Reply]:
         case "publish":
             yield from store.publish(items)
             yield {"answer": ""}
+        case "forget":
+            store.forget(items)
+            traces = {item["trace_id"] for item in items if item["session"] is None}
+            yield {"answer": "" if store.forget_records(order["experiment"], traces) else "records left"}
         case "evaluation":
             run_id = store.evaluation_run(order["experiment"], order["run"])
             for item in items:
@@ -274,6 +322,13 @@ def _feedback(item: Item) -> Feedback:
     return feedback
 
 
+def _source_trace(record: DatasetRecord) -> str | None:
+    """The trace that a dataset's record was made from, by MLflow's or by OpenTelemetry's id."""
+    source = record.source.source_data if record.source is not None else {}
+    told = source.get("trace_id") or record.source_id
+    return None if told is None else f"tr-{str(told).removeprefix('tr-')}"
+
+
 def _our_id(assessment: Assessment) -> str | None:
     ours: str | None = (assessment.metadata or {}).get(OUR_ID, assessment.assessment_id)
     return ours
@@ -285,6 +340,7 @@ def _superseded_by(old: Assessment, new: Feedback) -> bool:
         OUR_ID in (old.metadata or {})
         and old.name == new.name
         and (old.span_id or None) == (new.span_id or None)
+        and (old.metadata or {}).get(SESSION) == (new.metadata or {}).get(SESSION)
         and old.valid is not False
         and (old.create_time_ms or 0) <= (new.create_time_ms or 0)
     )
@@ -309,7 +365,7 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _batches(values: Iterable[str], size: int) -> Iterator[list[str]]:
+def _batches(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
     rest = iter(values)
     while batch := list(islice(rest, size)):
         yield batch

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from evaluator.feedback import Assessment
+from evaluator.feedback import Assessment, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,5 +35,12 @@ class Sink(Protocol):
 
         Idempotent: the same assessments again, also after a crash between the two, add nothing.
         Raises SinkError; then the cursor has not moved.
+        """
+        ...
+
+    async def forget(self, targets: Sequence[Target]) -> None:
+        """Erase what was published of some traces (their spans and sessions' results, if asked for, with them).
+
+        Idempotent. Raises SinkError; then the same is asked again before anything newer is published.
         """
         ...

@@ -1,7 +1,7 @@
 """What a sink could not place yet, kept on disk until it is due for another try."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,6 +53,16 @@ class Waiting:
                     (key, now.timestamp(), (now + pause).timestamp(), item),
                 )
         return given_up
+
+    def drop(self, wanted: Callable[[bytes], bool]) -> None:
+        """Forget the items of which this is true; the file keeps nothing of them."""
+        if not self.file.exists():
+            return
+        with self._connection() as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            rows = connection.execute("SELECT id, item FROM waiting").fetchall()
+            gone = [(key,) for key, item in rows if wanted(item)]
+            connection.executemany("DELETE FROM waiting WHERE id = ?", gone)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -6,7 +6,7 @@ Append-only: a reader takes the latest row of each `annotation_id` by `updated_a
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, assert_never
 
 import orjson
@@ -14,10 +14,14 @@ import pyarrow as pa
 
 from evaluator.errors import TableError
 from evaluator.feedback import Assessment, Feedback, Target, Unscored
-from evaluator.tables.delta import DeltaStore, Snapshot
+from evaluator.portions import portions
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.provision import DESCRIPTION
 from evaluator.tables.schemas import ANNOTATIONS
+from evaluator.tables.snapshot import CommitConflict, Snapshot, quoted
 
 AUTHOR = "evaluator"
+TARGETS_A_COMMIT = 1_000
 
 
 def annotation_id(target: Target, name: str, version: str) -> str:
@@ -43,6 +47,57 @@ def annotation_rows(assessments: Iterable[Assessment]) -> pa.Table:
     return pa.Table.from_pylist([_row(assessment) for assessment in assessments], schema=ANNOTATIONS)
 
 
+def erase(store: DeltaStore, targets: Sequence[Target], *, dry_run: bool = False) -> int:
+    """Delete what the table says about some traces, and the results of some sessions; how many rows that were.
+
+    In a table of our own all of it, elsewhere what we wrote. The rows stay in older files until a vacuum. Raises
+    TableError.
+    """
+    return sum(_erase(store, portion, dry_run) for portion in portions(targets, TARGETS_A_COMMIT))
+
+
+def _erase(store: DeltaStore, targets: Sequence[Target], dry_run: bool) -> int:
+    sessions = {target.target_id for target in targets if target.type == "SESSION"}
+    traces = {target.target_id for target in targets if target.type == "TRACE"}
+    while True:
+        snapshot = open_annotations(store)
+        ids = ", ".join(map(quoted, sorted(_of_sessions(snapshot, sessions))))
+        where = _of_traces(traces, ours=snapshot.description.startswith(DESCRIPTION))
+        where += f" or annotation_id in ({ids})" if ids else ""
+        found: int = snapshot.query(f"select annotation_id from t where {where}").num_rows
+        try:
+            if found and not dry_run:
+                snapshot.replace(where, snapshot.empty())
+        except CommitConflict:
+            continue
+        return found
+
+
+def _of_traces(traces: Collection[str], *, ours: bool) -> str:
+    """The condition for rows about traces and their spans."""
+    if not traces:
+        return "false"
+    ids = ", ".join(map(quoted, sorted(traces)))
+    where = f"lower(split_part(target_id, ':', 1)) in ({ids})"
+    return where if ours else f"({where} and strpos(metadata, '\"evaluator.') > 0)"
+
+
+def _of_sessions(snapshot: Snapshot, sessions: Collection[str]) -> set[str]:
+    """The ids of the results of some sessions: the hash that made them tells them from those of their traces."""
+    ids: set[str] = set()
+    for session in sessions:
+        told = f'"evaluator.session_id":{orjson.dumps(session).decode()}'
+        rows = snapshot.query(
+            f"select annotation_id, name, metadata from t where strpos(metadata, {quoted(told)}) > 0"
+        )
+        target = Target(type="SESSION", target_id=session, trace_id="", session_id=session)
+        for row in rows.to_pylist():
+            version = orjson.loads(row["metadata"]).get("evaluator.version", "")
+            if row["annotation_id"] == annotation_id(target, row["name"], version):
+                ids.add(row["annotation_id"])
+    return ids
+
+
 def _row(assessment: Assessment) -> dict[str, Any]:
     target, usage = assessment.target, assessment.scored.usage
     outcome = assessment.scored.outcome
@@ -55,6 +110,7 @@ def _row(assessment: Assessment) -> dict[str, Any]:
         "source_id": usage.model or assessment.name,
         "run_id": assessment.run_id,
         "session_id": target.session_id,
+        "target": "session" if target.type == "SESSION" else None,
         "model": usage.model,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
@@ -106,6 +162,7 @@ with newest as (
         lower(case when target_type = 'SPAN' then split_part(target_id, ':', 1) else target_id end) as trace_id,
         case when target_type = 'SPAN' then lower(split_part(target_id, ':', 2)) end as span_id,
         meta ->> '$."evaluator.session_id"' as session_id,
+        meta ->> '$."evaluator.target"' as target,
         name,
         meta ->> '$."evaluator.version"' as version,
         coalesce(try_cast(meta ->> '$."evaluator.revision"' as integer), 0) as revision,
@@ -130,9 +187,9 @@ with newest as (
     from newest
     where deleted_at is null
 )
-select *,
+select * exclude (target),
     row_number() over (
-        partition by coalesce(span_id, ''), coalesce(session_id, trace_id), trace_id, name,
+        partition by coalesce(span_id, ''), target, if(target = 'session', session_id, trace_id), name,
                      coalesce(source_type, '') = 'HUMAN'
         order by updated_at desc, assessment_id
     ) = 1 as is_current

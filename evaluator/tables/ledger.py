@@ -7,15 +7,20 @@ It is the lock, the total order and the publishers' cursor.
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluator.errors import TableError
-from evaluator.tables.delta import CommitConflict, DeltaStore, Snapshot
+from evaluator.feedback import Target
+from evaluator.shards import Shard
+from evaluator.tables.delta import DeltaStore
 from evaluator.tables.rows import (
     COLUMNS,
+    FORGOTTEN,
+    REQUIRED,
     UNDATED,
     Key,
     Moved,
@@ -23,26 +28,35 @@ from evaluator.tables.rows import (
     State,
     Unit,
     from_arrow,
+    gone_on,
     latest,
+    newest_of_each,
     rebase,
     stamped,
     to_arrow,
     waits_stand,
 )
 from evaluator.tables.schemas import LEDGER
+from evaluator.tables.snapshot import CommitConflict, Snapshot, quoted
 
 log = logging.getLogger(__name__)
 
-SEQ, OPEN, FLOOR, AT, LAYOUT = "seq", "open", "floor", "at", "layout"
+SEQ, OPEN, FLOOR, AT, LAYOUT, SHARDS = "seq", "open", "floor", "at", "layout", "shards"
 LAYOUT_NUMBER = 1
 CONTROL = "CONTROL"
 """The target type of the ledger's own notes (the fence's key, what is paused, known scorers)."""
 FENCE_KEY = "fence-key"
 SCORER_NOTE = "scorer/"
 PAUSE_NOTE = "pause/"
+TRANSACTION_EXPIRY = "delta.setTransactionRetentionDuration"
+PROPERTIES = {"delta.dataSkippingStatsColumns": "seq,due", "delta.logRetentionDuration": "interval 7 days"}
+"""Bounds of ids and texts skip nothing, slow every opening down, and would copy the beginnings of rationales into the
+log. Nobody reads the ledger by its log, which after a year of commits would be most of what opening it reads."""
 REOPENED_EVERY = 16
 """Appends through one opened table: each makes the next slower, 31 ms growing to 219 ms at 1,200 (deltalake 1.6.6)."""
 _KEY_COLUMNS = ["seq", "target_type", "target_id", "scorer", "version", "revision", "state", "due"]
+_TURN_COLUMNS = ["day", "trace_id", "session_id", "first", "last", "trace_start", "upto", "reason", "at"]
+"""Beside the key: what tells of a decision where it stands in time, and of a session which turns it knows."""
 
 Clock = Callable[[], datetime]
 
@@ -57,7 +71,10 @@ class Ledger:
     def provision(self) -> bool:
         """Create the ledger with the fence's key, if there is none. True when this call made it."""
         made = self.store.create(
-            LEDGER, partition_by=["day"], description="Provisioned by evaluator: the ledger of decisions"
+            LEDGER,
+            partition_by=["day"],
+            description="Provisioned by evaluator: the ledger of decisions",
+            configuration=PROPERTIES,
         )
         book = self.open()
         if FENCE_KEY not in book.notes():
@@ -80,21 +97,14 @@ class Book:
         self._store = store
         self._clock = clock
         self._snapshot = snapshot
-        layout = snapshot.transaction(LAYOUT)
-        if layout is not None and layout > LAYOUT_NUMBER:
-            raise TableError(
-                f"{store.uri}: the ledger has layout {layout}, this program knows {LAYOUT_NUMBER}: "
-                "it was written by a newer version; upgrade this one"
-            )
-        missing = set(COLUMNS) - set(snapshot.schema.names)
-        if missing:
-            raise TableError(
-                f"{store.uri}: this is not a ledger (it has no column {', '.join(sorted(missing))}); "
-                "`prefix` in evaluator.yaml must name one that is free"
-            )
+        self._missing = missing_columns(snapshot)
         self.seq = snapshot.transaction(SEQ) or 0
         self._since: dict[Key, list[State]] = {}
+        self._sessions_since: dict[Key, Row] = {}
+        self._of_sessions: pa.Table | None = None
         self._open: dict[Key, int] | None = None
+        self._gone: set[tuple[str, str]] = set()
+        self._gone_are_read = False
         self._appended = 0
 
     # --- what the integers say
@@ -107,13 +117,24 @@ class Book:
     def version(self) -> int:
         return self._snapshot.version
 
-    def cursor(self, table_id: str) -> int | None:
-        """The version of the spans table up to which every trace has a target row, None before the start."""
-        return self._snapshot.transaction(f"live/{table_id}/0of1")
+    @property
+    def shards(self) -> int:
+        """Among how many workers the live work is shared out."""
+        return self._snapshot.transaction(SHARDS) or 1
 
-    def cursor_at(self, table_id: str) -> datetime | None:
+    def cursor(self, table_id: str, shard: Shard | None = None) -> int | None:
+        """The version of the spans table up to which every trace (of a shard) has a target row, None before the start."""
+        return self._least(f"live/{table_id}", shard)
+
+    def cursor_at(self, table_id: str, shard: Shard | None = None) -> datetime | None:
         """When the cursor's commit was made."""
-        return _from_micros(self._snapshot.transaction(f"live_at/{table_id}/0of1"))
+        return _from_micros(self._least(f"live_at/{table_id}", shard))
+
+    def _least(self, name: str, shard: Shard | None) -> int | None:
+        """What an integer of a shard says; of all, the lowest, None when one of them says nothing."""
+        parts = [shard] if shard else [Shard(index, self.shards) for index in range(self.shards)]
+        told = [self._snapshot.transaction(f"{name}/{part.name}") for part in parts]
+        return None if None in told else min(value for value in told if value is not None)
 
     @property
     def floor(self) -> datetime | None:
@@ -149,14 +170,43 @@ class Book:
     def states(self, target_ids: Collection[str], days: Iterable[date] | None) -> dict[Key, Row]:
         """The newest row of each key of these targets (only what tells its state), in these partitions.
 
-        `days` None reads them all.
+        `days` None reads them all. What was decided stays so, though late spans may wait to be known as late.
         """
         if not target_ids:
             return {}
-        columns = [*_KEY_COLUMNS, "day", "skipped", "upto"]
+        columns = [*_KEY_COLUMNS, "day", "skipped", "upto", "reason"]
         table = self._read(_in_days(days), columns)
         wanted = pc.is_in(table.column("target_id"), pa.array(set(target_ids), pa.string()))
-        return latest(from_arrow_keys(table.filter(wanted)))
+        rows = from_arrow_keys(table.filter(wanted))
+        return latest(rows) | latest(row for row in rows if row.state == "done")
+
+    def decided(self, target_ids: Collection[str], days: Iterable[date] | None = None) -> dict[Key, Row]:
+        """Every decision on these traces, whole, from these partitions (None: from all)."""
+        if not target_ids:
+            return {}
+        where = "target_type = 'TRACE' and scorer is null and state = 'done'"
+        table = self._read(f"{where} and {_in_days(days)}", COLUMNS)
+        return latest(_of_these(table, "target_id", target_ids))
+
+    def of_sessions(self, session_ids: Collection[str]) -> dict[Key, Row]:
+        """What was decided and said of these sessions when this book was first asked: the newest row of each key, only
+        what tells its state and its turns.
+
+        From all partitions, once for all that are asked for: a session may go on at any time.
+        """
+        if self._of_sessions is None:
+            where = "target_type = 'SESSION' and state <> 'waiting'"
+            self._of_sessions = self._read(where, [*_KEY_COLUMNS, *_TURN_COLUMNS])
+        return latest(_of_these(self._of_sessions, "target_id", session_ids))
+
+    def turns(self, session_ids: Collection[str], within: tuple[date, date]) -> list[Row]:
+        """The newest decision on each trace of these sessions, from the partitions of a range of days."""
+        days = f"(day = '{UNDATED}' or day >= '{within[0]}' and day <= '{within[1]}')"
+        where = f"{days} and target_type = 'TRACE' and scorer is null and state = 'done' and session_id is not null"
+        table = self._read(where, [*_KEY_COLUMNS, *_TURN_COLUMNS])
+        of_these = {row.target_id for row in _of_these(table, "session_id", session_ids)}
+        newest = newest_of_each("TRACE", latest(_of_these(table, "target_id", of_these)))
+        return [row for row in newest.values() if row.session_id in session_ids]
 
     def rows(self, where: str, columns: Sequence[str] = COLUMNS) -> dict[Key, Row]:
         """The newest row of each key among those that satisfy a condition over the ledger's columns."""
@@ -174,15 +224,43 @@ class Book:
         wanted = pc.is_in(table.column("trace_id"), pa.array(set(trace_ids), pa.string()))
         return latest(from_arrow(table.filter(wanted)))
 
+    def session_results(self, session_ids: Collection[str]) -> dict[Key, Row]:
+        """The newest row of each result of these sessions, whole, from all partitions."""
+        if not session_ids:
+            return {}
+        table = self._read("target_type = 'SESSION' and scorer is not null", COLUMNS)
+        return latest(_of_these(table, "target_id", session_ids))
+
     def of_trace(self, trace_id: str) -> list[Row]:
         """The newest row of each key of one trace, whole, in all partitions."""
-        quoted = trace_id.replace("'", "''")
-        return list(latest(from_arrow(self._read(f"trace_id = '{quoted}'", COLUMNS))).values())
+        return list(latest(from_arrow(self._read(f"trace_id = {quoted(trace_id)}", COLUMNS))).values())
+
+    def of_session(self, session_id: str) -> list[Row]:
+        """The newest row of each key of one session, whole, in all partitions; not those of its traces."""
+        where = f"target_type = 'SESSION' and target_id = {quoted(session_id)}"
+        return list(latest(from_arrow(self._read(where, COLUMNS))).values())
 
     def final_since(self, cursor: int, upto: int) -> list[Row]:
         """The newest row of each result's key among those with cursor < seq <= upto (P1), oldest first."""
         table = self._read(f"seq > {cursor} and seq <= {upto} and scorer is not null", COLUMNS)
         return sorted(latest(from_arrow(table)).values(), key=lambda row: row.seq)
+
+    def forgotten(self, cursor: int, upto: int) -> list[Target]:
+        """The targets that were erased by the commits with cursor < seq <= upto."""
+        return [row.target for row in self.tombstones(f"seq > {cursor} and seq <= {upto}")]
+
+    def tombstones(self, where: str = "true") -> list[Row]:
+        """What stands in the place of the targets that were erased."""
+        columns = [*_KEY_COLUMNS, "trace_id", "span_id", "session_id", "reason", "at"]
+        rows = self.rows(f"day = '{UNDATED}' and reason = '{FORGOTTEN}' and {where}", columns)
+        return [row for row in rows.values() if row.forgotten]
+
+    def days(self, before: date) -> dict[date, tuple[int, int]]:
+        """The partitions before a day: the highest `seq` in each, and how many rows it holds."""
+        told = self._snapshot.query(
+            f"select day, max(seq) as newest, count(*) as rows from t where day < '{before}' group by day"
+        )
+        return {row["day"]: (row["newest"], row["rows"]) for row in told.to_pylist()}
 
     def notes(self) -> dict[str, Row]:
         """The ledger's own notes by name, the newest of each."""
@@ -205,6 +283,7 @@ class Book:
         row of the plan yields: its spans have to be read again. Raises TableError.
         """
         while True:
+            units = [gone_on(unit, self._sessions_since) for unit in self._without_forgotten(units)]
             rows = rebase(units, self._since)
             marks = self._marks(moved if waits_stand(units, self._since) else None, floor)
             if not rows and not marks:
@@ -215,6 +294,10 @@ class Book:
             opened = self._open_after(written)
             marks |= {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
             marks[OPEN] = min(opened.values(), default=seq)
+            if self._missing and written:
+                log.info(
+                    "the ledger gets the columns of this version", extra={"columns": list(self._missing)}
+                )
             try:
                 self._snapshot.append(to_arrow(written), marks)
             except CommitConflict:
@@ -227,6 +310,49 @@ class Book:
                 self._snapshot = self._store.open()
             self._see_others()
             return written
+
+    def replace(self, where: str, rows: Sequence[Row], *, floor: datetime | None = None) -> bool:
+        """Commit rows in the place of all those that satisfy a condition, as they have to themselves.
+
+        Guarded like any other commit; False when another came between: look again at what is there. Raises
+        TableError.
+        """
+        seq = self.seq + 1
+        at = self._time()
+        written = stamped(rows, seq=seq, at=at)
+        left = self._read(f"seq >= {self.open_from} and ({where}) is not true", _KEY_COLUMNS)
+        opened = {row.key: row.seq for row in latest(from_arrow_keys(left)).values() if row.due}
+        marks = self._marks(None, floor) | {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
+        marks[OPEN] = min(opened.values(), default=seq)
+        known = [name for name in COLUMNS if name not in self._missing]
+        try:
+            self._snapshot.replace(where, to_arrow(written).select(known), marks)
+        except CommitConflict:
+            self._reopen()
+            return False
+        self.seq = seq
+        self._open = opened
+        self._see_others()
+        return True
+
+    def share_out(self, count: int, table_id: str) -> bool:
+        """Share the live work out among so many workers: each goes on where the last of the old ones is (S3).
+
+        False when another committed meanwhile: look again. Raises TableError.
+        """
+        marks = {SHARDS: count, SEQ: self.seq + 1, AT: _micros(self._time()), LAYOUT: LAYOUT_NUMBER}
+        for name in ("live", "live_at"):
+            least = self._least(f"{name}/{table_id}", None)
+            if least is not None:
+                marks |= {f"{name}/{table_id}/{Shard(index, count).name}": least for index in range(count)}
+        try:
+            self._snapshot.append(to_arrow([]), marks)
+        except CommitConflict:
+            self._reopen()
+            return False
+        self.seq += 1
+        self._see_others()
+        return True
 
     def mark(self, app_id: str, value: int) -> bool:
         """Set a lease or a sink's cursor, alone in a commit; False when another set it since."""
@@ -241,12 +367,16 @@ class Book:
     def _marks(self, moved: Moved | None, floor: datetime | None) -> dict[str, int]:
         marks: dict[str, int] = {}
         if moved is not None:
-            known = self.cursor(moved.table_id)
+            known = self.cursor(moved.table_id, moved.shard)
             if known is not None and moved.begins:
                 return {}
             if known is None or moved.cursor > known:
-                marks[f"live/{moved.table_id}/0of1"] = moved.cursor
-                marks[f"live_at/{moved.table_id}/0of1"] = _micros(moved.cursor_at)
+                # Where scoring starts is said for all shards at once: else what came before the last one began is lost.
+                count = self.shards
+                shards = [Shard(index, count) for index in range(count)] if moved.begins else [moved.shard]
+                for shard in shards:
+                    marks[f"live/{moved.table_id}/{shard.name}"] = moved.cursor
+                    marks[f"live_at/{moved.table_id}/{shard.name}"] = _micros(moved.cursor_at)
         if floor is not None and (self.floor is None or floor > self.floor):
             marks[FLOOR] = int(floor.timestamp() * 1000)
         return marks
@@ -270,8 +400,35 @@ class Book:
         now = self._clock()
         return now if known is None or now > known else known + timedelta(microseconds=1)
 
+    def _without_forgotten(self, units: Sequence[Unit]) -> list[Unit]:
+        """A plan without what is about forgotten targets: traces ever, sessions since this book was opened.
+
+        That a session goes on stays: it is judged again, without the turns that were forgotten.
+        """
+        if all(row.trace_id is None for unit in units for row in unit):
+            return list(units)
+        if not self._gone_are_read:
+            erased = self.forgotten(0, self.seq)
+            self._gone |= {(target.type, target.target_id) for target in erased if target.type == "TRACE"}
+            self._gone_are_read = True
+        kept = []
+        for unit in units:
+            head, *rest = unit
+            if not self._is_gone(head):
+                others = [
+                    replace(row, trace_id=head.trace_id) if row.goes_on and self._is_gone(row) else row
+                    for row in rest
+                    if row.goes_on or not self._is_gone(row)
+                ]
+                kept.append([head, *others])
+        return kept
+
+    def _is_gone(self, row: Row) -> bool:
+        return bool(self._gone & {("TRACE", row.trace_id), row.key[:2]})
+
     def _reopen(self) -> None:
         self._snapshot = self._store.open()
+        self._missing = missing_columns(self._snapshot)
         self._see_others()
 
     def _see_others(self) -> None:
@@ -282,14 +439,49 @@ class Book:
         seq = self._snapshot.transaction(SEQ) or 0
         if seq > self.seq:
             self._open = None
-            rows = from_arrow_keys(self._read(f"seq > {self.seq}", _KEY_COLUMNS))
+            rows = from_arrow_keys(self._read(f"seq > {self.seq}", [*_KEY_COLUMNS, *_TURN_COLUMNS]))
             for row in sorted(rows, key=lambda row: row.seq):
                 self._since.setdefault(row.key, []).append(row.state)
+                if row.target_type == "SESSION" and row.scorer is None:
+                    self._sessions_since[row.key] = row
+                if row.forgotten:
+                    self._gone.add((row.target_type, row.target_id))
         self.seq = seq
 
     def _read(self, where: str, columns: Sequence[str]) -> pa.Table:
         names = ", ".join(f'"{name}"' for name in columns)
-        return self._snapshot.query(f"select {names} from t where {where}")
+        if not self._missing:
+            return self._snapshot.query(f"select {names} from t where {where}")
+        added = ", ".join(f'null as "{name}"' for name in self._missing)
+        table = self._snapshot.query(f"select {names} from (select *, {added} from t) where {where}")
+        return table.cast(pa.schema([LEDGER.field(name) for name in columns]))
+
+
+def missing_columns(snapshot: Snapshot) -> list[str]:
+    """The columns of this version that an older ledger lacks; the first commit with rows adds them.
+
+    Raises TableError: the table is no ledger, one of a newer layout, or one that forgets its transactions.
+    """
+    uri = snapshot.store.uri
+    layout = snapshot.transaction(LAYOUT)
+    if layout is not None and layout > LAYOUT_NUMBER:
+        raise TableError(
+            f"{uri}: the ledger has layout {layout}, this program knows {LAYOUT_NUMBER}: "
+            "it was written by a newer version; upgrade this one"
+        )
+    missing = [name for name in COLUMNS if name not in snapshot.schema.names]
+    if REQUIRED.intersection(missing):
+        raise TableError(
+            f"{uri}: this is not a ledger (it has no column {', '.join(sorted(missing))}); "
+            "`prefix` in evaluator.yaml must name one that is free"
+        )
+    expiry = snapshot.configuration.get(TRANSACTION_EXPIRY)
+    if expiry is not None:
+        raise TableError(
+            f"{uri}: the table forgets its transactions after {expiry}, and with them what was decided: "
+            f"ALTER TABLE … UNSET TBLPROPERTIES ('{TRANSACTION_EXPIRY}') takes that off"
+        )
+    return missing
 
 
 def note(name: str, *, state: State, value: str | None = None, metadata: str | None = None) -> Row:
@@ -303,6 +495,12 @@ def note(name: str, *, state: State, value: str | None = None, metadata: str | N
         value=value,
         metadata=metadata,
     )
+
+
+def _of_these(table: pa.Table, column: str, ids: Collection[str]) -> list[Row]:
+    """The rows in which a column has one of some values."""
+    wanted = pc.is_in(table.column(column), pa.array(set(ids), pa.string()))
+    return from_arrow_keys(table.filter(wanted))
 
 
 def from_arrow_keys(table: pa.Table) -> list[Row]:

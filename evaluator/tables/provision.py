@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from evaluator.config import Config
 from evaluator.tables import schemas
-from evaluator.tables.delta import DeltaStore
+from evaluator.tables.stores import Stores
 
 DESCRIPTION = "Provisioned by evaluator"
 """What the descriptions of our own tables begin with; a reader knows them by it."""
@@ -29,21 +29,31 @@ _STATISTICS = {
     "otel_spans": "time,date,service_name,start_time_unix_nano",
     "otel_logs": "time,date,service_name,time_unix_nano",
     "otel_metrics": "time,date,service_name,time_unix_nano",
+    "otel_annotations": "created_at,updated_at",
 }
 """The columns that files are skipped by. Bounds of ids and texts skip nothing, make every reading of the log
 slower, and would copy the beginnings of texts into it."""
 
 
 def provision(config: Config) -> list[str]:
-    """Create those of the trace tables that are not there; the URIs of what was made. Raises TableError.
+    """Create those of the trace tables that are not there; the URIs of what was made.
+
+    Raises TableError, also when results are to be published to an annotations table that cannot be written.
 
     The ledger is not among them: its own module knows how it has to be made.
     """
     made = []
+    stores = Stores(config)
     for table, schema in TRACE_TABLES.items():
-        store = DeltaStore(config.table_uri(table), config.storage_options)
-        statistics = _STATISTICS.get(table)
-        properties = {**_COLLECTED, "delta.dataSkippingStatsColumns": statistics} if statistics else None
-        if store.create(schema, description=f"{DESCRIPTION}: {table}", configuration=properties):
+        store = stores.of(table)
+        if store.create(schema, description=f"{DESCRIPTION}: {table}", configuration=table_properties(table)):
             made.append(store.uri)
+    if "annotations" in config.publish:
+        stores.of("otel_annotations").check_writable()
     return made
+
+
+def table_properties(table: str) -> dict[str, str]:
+    """The properties of a trace table of ours."""
+    statistics = {"delta.dataSkippingStatsColumns": _STATISTICS[table]}
+    return statistics if table == "otel_annotations" else {**_COLLECTED, **statistics}

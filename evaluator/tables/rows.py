@@ -4,13 +4,14 @@ Source of the rules: the ledger's protocol (R5, R6); the numbers in the comments
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
 from evaluator.feedback import SourceType, Target
+from evaluator.shards import WHOLE, Shard
 from evaluator.tables.schemas import LEDGER
 
 State = Literal["waiting", "done", "scored", "deferred", "unscored", "replaced"]
@@ -18,6 +19,10 @@ FINAL: frozenset[State] = frozenset({"done", "scored", "replaced"})
 
 UNDATED = date(1970, 1, 1)
 """The partition of targets whose times are absurd, and of the ledger's own control rows."""
+
+
+FORGOTTEN = "forgotten"
+"""The reason of a decision that stands in the place of everything the ledger knew of a target."""
 
 
 class Key(NamedTuple):
@@ -79,6 +84,16 @@ class Row:
         return Key(self.target_type, self.target_id, self.scorer, self.version, self.revision)
 
     @property
+    def forgotten(self) -> bool:
+        """Whether the target was erased: it is decided, and nothing of it is ever judged again."""
+        return self.scorer is None and self.reason == FORGOTTEN
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is a session's wait. Within the unit of a turn it says that the session went on."""
+        return self.target_type == "SESSION" and self.state == "waiting"
+
+    @property
     def target(self) -> Target:
         return Target(
             type=self.target_type,  # type: ignore[arg-type]  # a column of text; written from a Target
@@ -99,6 +114,7 @@ class Moved:
     table_id: str
     cursor: int
     cursor_at: datetime
+    shard: Shard = WHOLE
     begins: bool = False
 
 
@@ -106,6 +122,8 @@ Unit = list[Row]
 """Rows that are committed together or not at all; the first one speaks for the unit."""
 
 COLUMNS = [field.name for field in fields(Row)]
+REQUIRED = {"seq", *(field.name for field in fields(Row) if field.default is MISSING)}
+"""The columns without which a table is no ledger; a ledger of an older layout may lack others."""
 
 
 def to_arrow(rows: Iterable[Row]) -> pa.Table:
@@ -136,36 +154,82 @@ def latest(rows: Iterable[Row]) -> dict[Key, Row]:
     return newest
 
 
+def newest_of_each(kind: str, states: Mapping[Key, Row]) -> dict[str, Row]:
+    """The target row of the newest revision of each target of a kind, by its id."""
+    of_kind = [row for row in states.values() if row.target_type == kind and row.scorer is None]
+    return {row.target_id: row for row in sorted(of_kind, key=lambda row: row.revision)}
+
+
 def rebase(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> list[Row]:
     """What is left of a plan after others committed `tail` (the states of the rows since, by key).
 
     R5: a final row yields to a final row of its key, any other row to any row of its key; a plan holds one
-    row a key. R6: when the first row of a unit (done, replaced) yields, the whole unit does.
+    row a key. R6: when the first row of a unit (done, replaced) yields, the whole unit does. A decision on a session
+    yields to any row of its key: a turn came, and it is judged anew with it. The wait of a session, within the unit of
+    a turn, yields to nothing (see `gone_on`).
     """
     kept: list[Row] = []
     mine: set[Key] = set()
     for unit in units:
-        head = unit[0]
-        if head.state in ("done", "replaced") and _yields(head, tail.get(head.key, ())):
-            continue
-        for row in unit:
-            if row.key not in mine and not _yields(row, tail.get(row.key, ())):
+        head, *rest = unit
+        if _yields(head, tail.get(head.key, ())):
+            if head.state in ("done", "replaced"):
+                continue
+        elif head.key not in mine:
+            mine.add(head.key)
+            kept.append(head)
+        for row in rest:
+            if row.key not in mine and (row.goes_on or not _yields(row, tail.get(row.key, ()))):
                 mine.add(row.key)
                 kept.append(row)
     return kept
 
 
+def gone_on(unit: Unit, since: Mapping[Key, Row]) -> Unit:
+    """The unit of a turn with its session's wait as it has to be after others' rows (the newest since, by key).
+
+    What they know of the session is kept; was it decided meanwhile, without this turn, the wait is that of the next
+    revision.
+    """
+    return [*unit[:1], *(_gone_on(row, since) if row.goes_on else row for row in unit[1:])]
+
+
+def _gone_on(row: Row, since: Mapping[Key, Row]) -> Row:
+    while (other := since.get(row.key)) is not None:
+        row = widened(row, other)
+        if other.state == "waiting":
+            break
+        row = replace(row, revision=row.revision + 1)
+    return row
+
+
+def widened(row: Row, other: Row) -> Row:
+    """A session's row, also of what another one of that session knows: from when to when, and when it is due."""
+    earlier = other if (other.trace_start or _LATEST) < (row.trace_start or _LATEST) else row
+    return replace(
+        row,
+        day=earlier.day,
+        trace_id=earlier.trace_id,
+        trace_start=earlier.trace_start,
+        first=min(filter(None, (row.first, other.first)), default=None),
+        last=max(filter(None, (row.last, other.last)), default=None),
+        due=max(filter(None, (row.due, other.due)), default=None),
+    )
+
+
+_LATEST = datetime.max.replace(tzinfo=UTC)
+
+
 def waits_stand(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> bool:
-    """Whether no waiting row of a plan yields to one that may know fewer of its target's spans.
+    """Whether no trace's wait yields: what decided or waited for the trace meanwhile may know fewer of its spans.
 
     Only then may the cursor pass the commits that brought them.
     """
-    waits = (row for unit in units for row in unit if row.state == "waiting")
-    return all(not tail.get(row.key) or any(state in FINAL for state in tail[row.key]) for row in waits)
+    return not any(unit[0].state == "waiting" and tail.get(unit[0].key) for unit in units)
 
 
 def _yields(row: Row, since: Sequence[State]) -> bool:
-    if row.state in FINAL:
+    if row.state in FINAL and not (row.target_type == "SESSION" and row.scorer is None):
         return any(state in FINAL for state in since)
     return bool(since)
 
@@ -173,6 +237,25 @@ def _yields(row: Row, since: Sequence[State]) -> bool:
 def stamped(rows: Iterable[Row], *, seq: int, at: datetime) -> list[Row]:
     """The rows as they are committed: under one `seq`, at one time."""
     return [replace(row, seq=seq, at=at) for row in rows]
+
+
+def tombstone(target: Target, revision: int = 0) -> Row:
+    """What is left of a target that is forgotten: that it is decided, without a word about it.
+
+    In the partition that is always read and that retention never touches.
+    """
+    return Row(
+        day=UNDATED,
+        scope="forget",
+        target_type=target.type,
+        target_id=target.target_id,
+        trace_id=target.trace_id,
+        session_id=target.target_id if target.type == "SESSION" else None,
+        revision=revision,
+        state="done",
+        reason=FORGOTTEN,
+        set="{}",
+    )
 
 
 def partition_day(earliest: datetime | None, now: datetime) -> date:

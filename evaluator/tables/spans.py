@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 
 from evaluator.errors import TableError
 from evaluator.portions import portions
+from evaluator.tables.actions import Commit, DataFile
 from evaluator.tables.decoding import spans_of
-from evaluator.tables.delta import Commit, DataFile, DeltaStore, Snapshot
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.snapshot import Snapshot
 from evaluator.traces.assembly import Arrival
 
 log = logging.getLogger(__name__)
@@ -113,6 +115,12 @@ class SpansSnapshot:
         """
         now = self._clock()
         arrivals: list[Arrival] = []
+        if cursor > self.version:
+            log.warning(
+                "the log is shorter than what was read of it, cut off or put back: catching up by the files' age",
+                extra={"cursor": cursor, "version": self.version},
+            )
+            return self._catch_up(cursor_at, now)
         version, at = cursor, cursor_at or now
         while version < self.version and len(arrivals) < SPANS_A_BATCH:
             commit = self._snapshot.commit(version + 1)

@@ -1,10 +1,14 @@
 """What every endpoint promises, whichever way it asks."""
 
+import asyncio
+import json
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,7 @@ from evaluator.models.address import azure_address, databricks_address, openai_a
 from evaluator.models.endpoint import ChatRequest, Endpoint, ModelFailure
 from evaluator.models.litellm import LiteLLMEndpoint
 from evaluator.models.local import LocalEndpoint, available
-from evaluator.models.openai import OpenAIEndpoint
+from evaluator.models.openai import OpenAIEndpoint, read_completion
 from evaluator.scorers.reply import read_reply, reply_schema
 from tests.stub_provider import StubProvider, schema_of
 
@@ -273,6 +277,57 @@ async def test_a_redirect_is_not_followed(stub: StubProvider) -> None:
             await endpoint.complete(QUESTION)
 
     assert caught.value.reason is Reason.MISCONFIGURED
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"choices": [{"message": {"content": ""}, "error": {"code": 502, "message": "died"}}]}, "HTTP 502"),
+        ({"choices": [{"message": {"content": '{"result": "no"'}, "finish_reason": "error"}]}, "ended with an error"),
+        ({"error": {"message": "died"}, "choices": [{"message": {"content": "no"}}]}, "an error in it"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_broke_off_with_an_error_is_no_answer(answer: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelFailure, match=said) as caught:
+        read_completion(json.dumps(answer).encode(), {}, "openai/m", datetime.now(UTC))
+
+    assert caught.value.reason is Reason.UNAVAILABLE
+
+
+@pytest.mark.parametrize("count", [-1, True, 2**63, 2**64 - 1, 10**30, 1.5, "7", None])
+def test_a_count_of_tokens_that_cannot_be_one_is_unknown(count: object) -> None:
+    usage = {
+        "prompt_tokens": count,
+        "completion_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": count},
+    }
+    body = json.dumps({"choices": [{"message": {"content": "x"}}], "usage": usage}).encode()
+
+    completion = read_completion(body, {}, "openai/m", datetime.now(UTC))
+
+    assert (completion.input_tokens, completion.cached_input_tokens) == (None, None)
+    assert completion.output_tokens == 3
+
+
+async def test_an_answer_without_an_end_is_cut_off() -> None:
+    async def goes_on(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+            while not writer.is_closing():
+                writer.write(b" " * 2**18)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(goes_on, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        endpoint = OpenAIEndpoint(
+            "openai/m", address=openai_address("m", f"http://127.0.0.1:{port}/v1", None)
+        )
+        with pytest.raises(ModelFailure, match="longer than 8 MB") as caught:
+            await endpoint.complete(QUESTION)
+        await endpoint.close()
+
+    assert (caught.value.reason, caught.value.calls) == (Reason.UNAVAILABLE, 1)
 
 
 async def test_cached_input_is_told(stub: StubProvider) -> None:

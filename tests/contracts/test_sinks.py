@@ -14,6 +14,7 @@ from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.sink import Sink
 from evaluator.tables.delta import DeltaStore
+from evaluator.tables.forgetting import forget
 from evaluator.tables.ledger import Ledger
 from evaluator.tables.schemas import ANNOTATIONS
 
@@ -89,6 +90,12 @@ class Elsewhere:
         for one in assessments:
             self._kept.setdefault((one.target.trace_id, one.revision), one.seq)
 
+    async def forget(self, targets: Sequence[Target]) -> None:
+        if self._away:
+            raise SinkError("elsewhere is away")
+        gone = {target.trace_id for target in targets}
+        self._kept = {key: seq for key, seq in self._kept.items() if key[0] not in gone}
+
     def published(self) -> list[tuple[str, int]]:
         return sorted((trace, seq) for (trace, _), seq in self._kept.items())
 
@@ -154,3 +161,35 @@ async def test_a_revision_is_published_beside_the_first_result(place: Place) -> 
     await place.sink().publish([an_assessment(2, revision=1)], 2)
 
     assert place.published() == [("a", 1), ("a", 2)]
+
+
+async def test_what_is_forgotten_is_gone_and_the_cursor_stays(place: Place) -> None:
+    await place.sink().publish([an_assessment(1, "a"), an_assessment(2, "b")], 2)
+
+    for _ in range(2):
+        await place.sink().forget([Target(type="TRACE", target_id="a", trace_id="a")])
+
+    assert place.published() == [("b", 2)]
+    assert await place.sink().cursor() == 2
+
+
+async def test_a_place_that_is_away_says_that_it_has_not_forgotten(place: Place) -> None:
+    place.take_away()
+
+    with pytest.raises(SinkError):
+        await place.sink().forget([Target(type="TRACE", target_id="a", trace_id="a")])
+
+
+async def test_what_is_erased_while_it_is_posted_is_taken_back(tmp_path: Path) -> None:
+    elsewhere = Elsewhere(tmp_path)
+    ledger = Ledger(DeltaStore(str(tmp_path / "ledger")), lambda: datetime.now(UTC))
+    publish = elsewhere.publish
+
+    async def erased_meanwhile(assessments: Sequence[Assessment]) -> None:
+        forget(ledger, ["a"], [])
+        await publish(assessments)
+
+    elsewhere.publish = erased_meanwhile  # type: ignore[method-assign]  # another process is faster
+    await elsewhere.sink().publish([an_assessment(1, "a"), an_assessment(1, "b")], 1)
+
+    assert elsewhere.published() == [("b", 1)]
