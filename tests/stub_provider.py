@@ -7,7 +7,8 @@
 
 It answers by the schema it is asked for, deterministically from the prompt. A fault is one of FAULTS: `script` holds
 those of the next requests, in turn ("ok" is none); `faults` maps one to its share of all requests, decided by a
-hash of the prompt and how often it came, so that a retry may fare better. `rejects` and `ignores` name parameters:
+hash of the prompt and how often it came, so that a retry may fare better; `fault_of` tells it from a request's body.
+`rejects` and `ignores` name parameters:
 one that is rejected gets a 400; asked for its form by one that it ignores (response_format, tools), it talks.
 """
 
@@ -49,6 +50,7 @@ class StubProvider:
         rejects: Iterable[str] = (),
         ignores: Iterable[str] = (),
         faults: Mapping[str, float] | None = None,
+        fault_of: Callable[[Mapping[str, Any]], str] | None = None,
         cached_tokens: int = 0,
         port: int = 0,
         forget: bool = False,
@@ -60,6 +62,7 @@ class StubProvider:
         self.rejects = frozenset(rejects)
         self.ignores = frozenset(ignores)
         self.faults = dict(faults or {})
+        self.fault_of = fault_of
         self.cached_tokens = cached_tokens
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -163,6 +166,8 @@ class StubProvider:
     def _fault(self, body: Mapping[str, Any]) -> str:
         if self.script:
             return self.script.pop(0)
+        if self.fault_of is not None:
+            return self.fault_of(body)
         prompt = prompt_of(body)
         self._seen[prompt] += 1
         chance = chance_of(f"{self._seen[prompt]} {prompt}")

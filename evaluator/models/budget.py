@@ -101,6 +101,15 @@ class Budget:
                 return False
         return True
 
+    def spares(self, judges: Sequence[str] = ()) -> bool:
+        """Whether half of the day's cap, and of these judges' own, is still free: what can wait leaves the rest alone."""
+        day = self._today()
+        for name in {ALL, *judges} & self._caps.keys():
+            purse = day.purse(name)
+            if not (purse.spent + self._caps[name] / 2).within(purse.block + self._free.get(name, NOTHING)):
+                return False
+        return True
+
     @asynccontextmanager
     async def reserve(
         self, tokens: int, usd: float, judges: Sequence[str] = ()

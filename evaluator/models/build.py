@@ -1,7 +1,7 @@
 """From a model's name to the model: which endpoint answers, at what price, within which limits."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -12,6 +12,8 @@ from evaluator.models.address import OPENAI, Address, azure_address, databricks_
 from evaluator.models.budget import Budget
 from evaluator.models.client import OUTPUT_CAP, Model
 from evaluator.models.endpoint import Endpoint
+from evaluator.models.exchange import Listener
+from evaluator.models.learned import LearnedGrants
 from evaluator.models.limiter import Limiter
 from evaluator.models.litellm import LiteLLMEndpoint
 from evaluator.models.local import LOCAL_MODEL, LocalEndpoint
@@ -115,10 +117,13 @@ def build_model(
     prices: Prices,
     budget: Budget | None = None,
     environment: Mapping[str, str] | None = None,
+    listeners: Sequence[Listener] = (),
+    grants: LearnedGrants | None = None,
 ) -> Model:
-    """The model of that name. Raises ConfigurationError for a name, an address or an installation that cannot work.
+    """The model of that name; `listeners` are told of its calls, `grants` knows what its provider granted of late.
 
-    A missing key is not looked for here: `missing_key` does that where a call is wanted.
+    Raises ConfigurationError for a name, an address or an installation that cannot work. A missing key is
+    not looked for here: `missing_key` does that where a call is wanted.
     """
     environment = os.environ if environment is None else environment
     model = canonical(name)
@@ -132,20 +137,24 @@ def build_model(
             price=prices.price_of(model),
             input_characters=local.INPUT_CHARACTERS,
             note=local.WIRING_CHECK,
+            listeners=listeners,
         )
     window = prices.window_of(model)
+    endpoint = build_endpoint(model, settings, environment)
     return Model(
-        build_endpoint(model, settings, environment),
+        endpoint,
         parameters=settings.parameters,
         timeout=settings.timeout,
         limiter=Limiter(
             max_concurrency=settings.max_concurrency,
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
+            known=grants.of(model, endpoint.url or "") if grants else None,
         ),
         budget=budget,
         price=prices.price_of(model),
         input_characters=None if window is None else _characters(window),
+        listeners=listeners,
     )
 
 

@@ -57,8 +57,8 @@ class _Batch:
 class Cache:
     """Results by key, for `max_age`, in a file of about `max_size` bytes at most: the oldest go first.
 
-    `fresh`: nothing is taken from it, so that what is asked anew takes the place of what it holds. One task at a time
-    asks for a key within its `turn`: who comes second finds what the first was told.
+    `fresh`: nothing is taken from it, so that what is asked anew takes the place of what it holds. Who asks for a key
+    within its `turn` while another does finds what that one was told.
     """
 
     def __init__(
@@ -79,25 +79,28 @@ class Cache:
         self._writer: sqlite3.Connection | None = None
         self._next, self._writing = _Batch(), _Batch()
         self._task: asyncio.Task[None] | None = None
-        self._turns: dict[bytes, tuple[asyncio.Lock, int]] = {}
+        self._turns: dict[bytes, asyncio.Event] = {}
         self._expected: set[bytes] = set()
         self._left_alone_until = 0.0
         self._warned = False
 
     @asynccontextmanager
     async def turn(self, key: bytes) -> AsyncIterator[None]:
-        """Around the look for a result and the call that makes it."""
-        lock, users = self._turns.get(key, (asyncio.Lock(), 0))
-        self._turns[key] = (lock, users + 1)
+        """Around the look for a result and the call that makes it.
+
+        Where the first call brings no result, all who waited for it ask at once: else a prompt that fails slowly, and
+        that many traces share, would be tried one trace after the other.
+        """
+        if first := self._turns.get(key):
+            await first.wait()
+            yield
+            return
+        self._turns[key] = ended = asyncio.Event()
         try:
-            async with lock:
-                yield
+            yield
         finally:
-            users = self._turns[key][1] - 1
-            if users:
-                self._turns[key] = (lock, users)
-            else:
-                del self._turns[key]
+            del self._turns[key]
+            ended.set()
 
     def get(self, key: bytes, trace_id: str) -> Feedback | None:
         """The result, if there is one that is not too old; the trace counts as one that it is about, from then on."""

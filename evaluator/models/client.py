@@ -1,13 +1,13 @@
 """A model as judges use it: one endpoint with its limits, retries, deadline and budget around it."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from time import monotonic
+from time import monotonic, perf_counter, time_ns
 from typing import Any
 
+import orjson
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -20,6 +20,7 @@ from evaluator.feedback import Reason
 from evaluator.models.breaker import STRIKES, Breaker
 from evaluator.models.budget import Budget, Reservation
 from evaluator.models.endpoint import ChatRequest, Completion, Endpoint, Messages, ModelFailure
+from evaluator.models.exchange import Exchange, Listener
 from evaluator.models.limiter import Limiter
 from evaluator.models.parameters import CAPS
 from evaluator.models.prefixes import Prefixes
@@ -33,6 +34,8 @@ OUTPUT_CAP = 4096
 """Tokens of a reply where the parameters say none: enough for a verdict after some reasoning, and a bound on its cost."""
 MISCONFIGURED_FOR = timedelta(minutes=1)
 """How long a model that has to be mended first is not asked again."""
+NOT_THE_PROMPT = 401
+"""The status that says nothing of a prompt."""
 PLAIN_QUESTION = (
     {"role": "user", "content": 'Reply with this JSON object: {"rationale": "ready", "result": "yes"}'},
 )
@@ -66,7 +69,7 @@ class Model:
     """Answers prompts, or says why not. Shared by all judges that name it.
 
     `parameters` go with every call; `input_characters` is how much material fits beside the task, None where that is not known;
-    `note` is said wherever the model is shown.
+    `note` is said wherever the model is shown. `listeners` are told of each request that went out.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Model:
         price: Price | None = None,
         input_characters: int | None = None,
         note: str | None = None,
+        listeners: Sequence[Listener] = (),
         longest_backoff: timedelta = timedelta(seconds=8),
         seconds: Callable[[], float] = monotonic,
     ) -> None:
@@ -99,6 +103,7 @@ class Model:
         self._timeout = timeout
         self._limiter = limiter or Limiter(max_concurrency=64)
         self._budget = budget
+        self._listeners = listeners
         self._backoff = wait_random_exponential(multiplier=FIRST_BACKOFF, max=longest_backoff.total_seconds())
         self._retrying = AsyncRetrying(
             stop=stop_after_attempt(TRIES),
@@ -110,6 +115,8 @@ class Model:
         self._broken: tuple[float, ModelFailure] | None = None
         self._breaker = Breaker(seconds)
         self._probing = asyncio.Lock()
+        self._examination: tuple[Mapping[str, Any] | None, ModelFailure | None] = (None, None)
+        self._examinations = 0
 
     @property
     def limiter(self) -> Limiter:
@@ -118,6 +125,11 @@ class Model:
     @property
     def name(self) -> str:
         return self._endpoint.model
+
+    @property
+    def url(self) -> str | None:
+        """Where it answers, as far as we know."""
+        return self._endpoint.url
 
     async def complete(
         self,
@@ -150,7 +162,7 @@ class Model:
     async def probe(self) -> Completion:
         """Ask a plain question, once. Raises ModelFailure; what the provider said is then part of its detail."""
         try:
-            return await self._call(self._plain)
+            return await self._call(_Question(self._plain))
         except ModelFailure as failure:
             raise _told(failure) from failure
 
@@ -168,12 +180,17 @@ class Model:
         async with self._probing:
             if self._breaker.wants_probe:
                 try:
-                    question.calls += (await self._call(self._plain)).calls
+                    question.calls += (await self._call(_Question(self._plain))).calls
                 except ModelFailure as failure:
                     question.calls += failure.calls
                     if failure.reason.configuration:
                         raise self._found_broken(failure) from failure
             self._check_open()
+
+    def _check_usable(self) -> None:
+        if self._broken and self._seconds() < self._broken[0]:
+            known = self._broken[1]
+            raise ModelFailure(known.reason, known.detail, calls=0)
 
     def _check_open(self) -> None:
         if self._breaker.open:
@@ -183,8 +200,16 @@ class Model:
 
     async def _tried(self, question: _Question) -> Completion:
         """The completion of the first try that gives one. Raises the ModelFailure of the last."""
+        try:
+            return await self._try(question)
+        except ModelFailure as failure:
+            first: ModelFailure | None = failure
+        # Most questions need one try, and tenacity takes as much CPU as the call: it sees the first when it failed.
         async for attempt in self._retrying.copy():  # its state is that of one question
             with attempt:
+                if first is not None:
+                    failed, first = first, None
+                    raise failed
                 return await self._try(question)
         raise AssertionError("the last try returns or raises")
 
@@ -201,9 +226,7 @@ class Model:
         self.counts.retries += question.tries > 0
         question.tries += 1
         try:
-            completion = await self._call(
-                question.request, again=question.soon or question.tries > 1, judges=question.judges
-            )
+            completion = await self._call(question)
         except ModelFailure as failure:
             question.calls += failure.calls
             if failure.calls:
@@ -217,20 +240,33 @@ class Model:
     async def _examined(self, failure: ModelFailure, question: _Question) -> ModelFailure:
         """Whether the operator has to mend something, or it was this prompt: a plain question tells the two apart.
 
-        Without it, one trace that a provider rejects would stop all judging for ever.
+        Without it, one trace that a provider rejects would stop all judging for ever. One asks for all who wait.
         """
-        plain = replace(question.request, messages=PLAIN_QUESTION)
-        try:
-            question.calls += (await self._call(plain)).calls
-        except ModelFailure as also:
-            question.calls += also.calls
-            if not also.reason.configuration:
-                return ModelFailure(Reason.UNAVAILABLE, failure.detail)
-            return self._found_broken(also)
-        if question.suspected:
+        plain = _Question(replace(question.request, messages=PLAIN_QUESTION), soon=True)
+        before = self._examinations
+        async with self._probing:
+            if self._examinations == before or self._examination[0] != plain.request.schema:
+                self._examination = plain.request.schema, await self._asked_plainly(plain)
+                self._examinations += 1
+                question.calls += plain.calls
+        also = self._examination[1]
+        if also is not None:
+            broken = also.reason.configuration
+            return self._found_broken(also) if broken else ModelFailure(Reason.UNAVAILABLE, failure.detail)
+        # A key that is accepted for one prompt is accepted for all: such a provider is not of one mind.
+        if question.suspected and failure.status != NOT_THE_PROMPT:
             return ModelFailure(Reason.REFUSED, f"for this prompt only: {failure.detail}")
         question.suspected = True
         return ModelFailure(Reason.UNAVAILABLE, failure.detail)
+
+    async def _asked_plainly(self, plain: _Question) -> ModelFailure | None:
+        """What became of a plain question: None where it was answered."""
+        try:
+            plain.calls = (await self._call(plain)).calls
+        except ModelFailure as failure:
+            plain.calls = failure.calls
+            return failure
+        return None
 
     def _found_broken(self, failure: ModelFailure) -> ModelFailure:
         """The operator has to mend something: nobody asks for a while, and all are told the same."""
@@ -238,36 +274,57 @@ class Model:
         self._broken = (self._seconds() + MISCONFIGURED_FOR.total_seconds(), told)
         return told
 
-    async def _call(
-        self, request: ChatRequest, *, again: bool = False, judges: Sequence[str] = ()
-    ) -> Completion:
+    async def _call(self, question: _Question) -> Completion:
         """One call within its limits. A deadline holds for the call alone, not for the wait before it."""
-        if self._broken and self._seconds() < self._broken[0]:
-            known = self._broken[1]
-            raise ModelFailure(known.reason, known.detail, calls=0)
-        tokens = most_tokens(request) + self._output_cap
+        self._check_usable()
+        tokens = most_tokens(question.request) + self._output_cap
         usd = self.price.most(tokens - self._output_cap, self._output_cap) if self.price else 0.0
         if self._budget is None:
-            return await self._limited(request, Reservation(tokens=tokens, usd=usd), again)
-        async with self._budget.reserve(tokens, usd, judges) as reservation:
-            return await self._limited(request, reservation, again)
+            return await self._limited(question, Reservation(tokens=tokens, usd=usd))
+        async with self._budget.reserve(tokens, usd, question.judges) as reservation:
+            return await self._limited(question, reservation)
 
-    async def _limited(self, request: ChatRequest, reservation: Reservation, again: bool) -> Completion:
+    async def _limited(self, question: _Question, reservation: Reservation) -> Completion:
+        again = question.soon or question.tries > 1
         async with self._limiter.slot(reservation.tokens - self._output_cap, again=again) as slot:
-            if request is not self._plain:
+            self._check_usable()  # It may have been found out while this one waited for its turn.
+            if question.request is not self._plain:
                 self._check_open()
+            began, started = time_ns(), perf_counter()
             try:
-                completion = await self._within_deadline(request)
+                completion = await self._within_deadline(question.request)
             except ModelFailure as failure:
                 self._note_failure(failure, reservation)
+                self._tell(question, began, perf_counter() - started, failure)
                 raise
             except asyncio.CancelledError:
                 reservation.settle_whole()  # The provider may go on with it.
                 raise
+            seconds = perf_counter() - started
             slot.limits = completion.limits
         self.counts.calls += completion.calls
         self._breaker.answered()
-        return self._settled(completion, reservation)
+        completion = self._settled(completion, reservation)
+        self._tell(question, began, seconds, completion)
+        return completion
+
+    def _tell(
+        self, question: _Question, began: int, seconds: float, outcome: Completion | ModelFailure
+    ) -> None:
+        if not self._listeners:
+            return
+        exchange = Exchange(
+            model=self.name,
+            url=self._endpoint.url,
+            request=question.request,
+            judges=question.judges,
+            attempt=max(question.tries, 1),
+            began_unix_nano=began,
+            seconds=seconds,
+            outcome=outcome,
+        )
+        for listener in self._listeners:
+            listener(exchange)
 
     async def _within_deadline(self, request: ChatRequest) -> Completion:
         try:
@@ -312,9 +369,9 @@ class Model:
 
 def most_tokens(request: ChatRequest) -> int:
     """The most tokens that a request's input can be: no tokenizer makes more of them than there are bytes."""
-    texts = [str(message.get("content", "")) for message in request.messages]
-    schema = json.dumps(request.schema) if request.schema else ""
-    return sum(len(text.encode("utf-8", "replace")) + 32 for text in [*texts, schema])
+    texts = [str(message.get("content", "")).encode("utf-8", "replace") for message in request.messages]
+    schema = orjson.dumps(request.schema) if request.schema else b""
+    return sum(len(text) + 32 for text in [*texts, schema])
 
 
 def _told(failure: ModelFailure) -> ModelFailure:

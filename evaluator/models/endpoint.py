@@ -47,6 +47,7 @@ class Completion:
 
     `finish_reason` is OpenAI's (stop, length, content_filter), or "refusal" where the model refused in a field of
     its own. `input_tokens` include the `cached_input_tokens`, and those that were written to the provider's cache.
+    `response_id` and `response_model` are the provider's own words for the answer and for what gave it.
     """
 
     text: str
@@ -60,13 +61,15 @@ class Completion:
     latency_ms: float = 0.0
     calls: int = 1
     limits: Limits | None = None
+    response_id: str | None = None
+    response_model: str | None = None
 
 
 class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it becomes an Unscored
     """A call that gave no completion. `detail` names the cause and holds no prompt and no key.
 
     `message` holds the provider's own words, which may repeat the prompt: never log or store them, unless the prompt
-    held nothing of anybody.
+    held nothing of anybody. `status` is HTTP's, where there was one.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it be
         calls: int = 1,
         message: str = "",
         limits: Limits | None = None,
+        status: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.reason = reason
@@ -86,6 +90,7 @@ class ModelFailure(Exception):  # noqa: N818 -- a failure is a value here: it be
         self.calls = calls
         self.message = message
         self.limits = limits
+        self.status = status
 
 
 class Endpoint(Protocol):
@@ -97,6 +102,10 @@ class Endpoint(Protocol):
 
     @property
     def model(self) -> str: ...
+    @property
+    def url(self) -> str | None:
+        """Where it asks; None where a library behind it decides that."""
+        ...
 
     async def complete(self, request: ChatRequest) -> Completion:
         """The completion. Raises ModelFailure with the reason it falls under."""

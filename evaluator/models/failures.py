@@ -11,7 +11,8 @@ RATE_LIMITED      429                                up to 4 tries; all calls   
                                                      share the provider's pause
 BAD_REPLY         nothing readable, repair included  one repair call             the same
 ENDPOINT_DOWN     many failures in a row, a pause    not asked: left alone, then deferred: no attempt, next tick
-                  over a minute, no turn in time     one plain question first
+                  over a minute, nothing granted     one plain question first
+                  for two, no turn in time
 BUDGET, PAUSED    judge.budget; `evaluator pause`    not asked                   deferred: no attempt, next tick
 CONTEXT_OVERFLOW  the prompt does not fit            one try                     unscored, final until `retry`
 CONTENT_FILTER    the provider's filter              one try                     unscored, final until `retry`
@@ -23,6 +24,7 @@ AUTHENTICATION,   401, 403, 404, 400, redirects,     a plain question tells     
 MISCONFIGURED     certificates, no credit            whether it is the prompt;   they are, else deferred: no attempt;
                                                      if not, nobody asks for     the command exits 1 and says what to
                                                      a minute                    mend
+                                                     401: never the prompt's
 
 The tries are made in `client`, the pauses in `limiter` and `pace`, leaving alone in `breaker`, the distances between
 attempts in `decisions`; the count of attempts stands in the ledger and so survives a restart.
@@ -124,7 +126,8 @@ LITELLM: dict[str, tuple[Reason, str]] = {
     "LiteLLMUnknownProvider": (Reason.MISCONFIGURED, "litellm does not know the provider"),
 }
 
-_IDENTIFIER = re.compile(r"^[A-Za-z0-9_.\-]{1,64}$")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+_STATUS = re.compile(r"[1-5][0-9]{2}")
 
 
 def failure_of_answer(
@@ -133,13 +136,13 @@ def failure_of_answer(
     """The failure that an HTTP answer is: an error status, a redirect, or a 200 whose body holds an error."""
     error = error_of_body(body)
     if status < 300:
-        inner = error.get("code")
-        status = int(inner) if isinstance(inner, int | str) and str(inner).isdigit() else 0
+        inner = str(error.get("code"))
+        status = int(inner) if _STATUS.fullmatch(inner) else 0
     place = f"HTTP {status}" if status else "HTTP 200 with an error in it"
     names = [
         str(error[key])
         for key in ("type", "code", "error_code", "param")
-        if _IDENTIFIER.match(str(error.get(key) or ""))
+        if _IDENTIFIER.fullmatch(str(error.get(key) or ""))
     ]
     named = f" ({', '.join(dict.fromkeys(names))})" if names else ""
     reason, cause = _classified(status, " ".join([*names, str(error.get("message") or "")]))
@@ -149,6 +152,7 @@ def failure_of_answer(
         retry_after=retry_after(headers, now),
         message=str(error.get("message") or ""),
         limits=limits_of(headers, now),
+        status=status or 200,
     )
 
 
@@ -185,6 +189,7 @@ def failure_of_litellm(error: Exception, now: datetime) -> ModelFailure:
         retry_after=retry_after(headers, now),
         message=message,
         limits=limits_of(headers, now),
+        status=status if isinstance(status, int) else None,
     )
 
 
@@ -216,7 +221,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     except (ValueError, OverflowError):
         try:
             at = parsedate_to_datetime(found.get("retry-after", ""))
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
     return None if wait is None else min(max(wait, timedelta()), LONGEST_RETRY_AFTER)

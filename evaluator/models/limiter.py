@@ -12,12 +12,13 @@ from types import TracebackType
 
 from evaluator.feedback import Reason
 from evaluator.models.endpoint import Limits, ModelFailure
+from evaluator.models.learned import Grant
 from evaluator.models.pace import Pace
 
 LONGEST_PAUSE = timedelta(seconds=60)
 """A longer one is not waited for within a tick: what needs the model is tried again by its schedule."""
 SPREAD = 0.05
-ASKED_TO_PAUSE = "the provider asked for a pause longer than a tick waits"
+ASKED_TO_PAUSE = "the provider limits the rate, and grants nothing for longer than a tick waits"
 SHARED_PATIENCE = timedelta(minutes=2)
 """How long a call waits for its turn where several models are at work: a trace's results are committed together, so
 that the slowest of them would hold up what the others have ready. What gave way is asked again in the next tick."""
@@ -28,7 +29,8 @@ FIRST_ALONE = timedelta(seconds=5)
 class Limiter:
     """Shared by all calls to one model. `seconds` is a clock that only goes forward, `chance` gives [0, 1).
 
-    `patience` is how long a call waits for its turn before it is given back; None: for as long as it takes.
+    `patience` is how long a call waits for its turn before it is given back; None: for as long as it takes. `known` is
+    what its provider granted of late.
     """
 
     def __init__(
@@ -38,12 +40,16 @@ class Limiter:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         patience: timedelta | None = None,
+        known: Grant | None = None,
         seconds: Callable[[], float] = monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.patience = patience
         self._pace = Pace(max_concurrency, requests_per_minute, tokens_per_minute)
         self._seconds = seconds
+        self._asked = False
+        if known is not None:
+            self._pace.begin_at(known, seconds())
         self._chance = chance
         self._waiting: deque[_Slot] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -58,6 +64,11 @@ class Limiter:
     def rate(self) -> float | None:
         """Calls a second that the provider was found to grant; None while it refused none."""
         return self._pace.rate
+
+    @property
+    def grant(self) -> Grant | None:
+        """What the provider was found to grant; None while it was not asked."""
+        return self._pace.grant if self._asked else None
 
     @asynccontextmanager
     async def first_alone(self) -> AsyncIterator[None]:
@@ -145,6 +156,7 @@ class Limiter:
         now = self._seconds()
         limits = slot.limits
         if error is None:
+            self._asked = True
             self._pace.answered()
         elif isinstance(error, ModelFailure):
             limits = error.limits

@@ -13,7 +13,7 @@ from evaluator.feedback import Reason
 from evaluator.models.endpoint import ChatRequest, Completion, Messages, ModelFailure
 from evaluator.models.failures import failure_of_litellm
 from evaluator.models.ladder import Ladder, Rung, called, messages_for, parameters_for, rejected
-from evaluator.models.openai import MOST_FORMS, text_of
+from evaluator.models.openai import MOST_FORMS, count_of, text_of
 from evaluator.models.parameters import Dialect
 from evaluator.models.prefixes import marked, wants_marks
 from evaluator.models.quota import limits_of
@@ -34,6 +34,7 @@ class LiteLLMEndpoint:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._model = model
+        self.url = base_url
         self._address = {"api_base": base_url} if base_url else {}
         self._key = {"api_key": key} if key else {}
         self._dialect = Dialect()
@@ -127,12 +128,14 @@ def _completion(answer: Any, model: str, *, calls: int, latency_ms: float) -> Co
         text=refusal or called(_plain(message.tool_calls)) or text_of(message.content),
         model=model,
         finish_reason="refusal" if refusal else choices[0].finish_reason,
-        input_tokens=getattr(usage, "prompt_tokens", None),
-        cached_input_tokens=getattr(details, "cached_tokens", None),
-        cache_write_tokens=getattr(usage, "cache_creation_input_tokens", None),
-        output_tokens=getattr(usage, "completion_tokens", None),
+        input_tokens=count_of(getattr(usage, "prompt_tokens", None)),
+        cached_input_tokens=count_of(getattr(details, "cached_tokens", None)),
+        cache_write_tokens=count_of(getattr(usage, "cache_creation_input_tokens", None)),
+        output_tokens=count_of(getattr(usage, "completion_tokens", None)),
         calls=calls,
         latency_ms=latency_ms,
+        response_id=getattr(answer, "id", None),
+        response_model=getattr(answer, "model", None),
     )
 
 

@@ -68,6 +68,10 @@ class LocalEndpoint:
     def model(self) -> str:
         return LOCAL_MODEL
 
+    @property
+    def url(self) -> str | None:
+        return None if self._server is None else self._server.url
+
     async def complete(self, request: ChatRequest) -> Completion:
         schema = None if request.schema is None else bounded(request.schema)
         async with self._turn:

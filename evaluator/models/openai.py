@@ -24,6 +24,10 @@ REJECTIONS = (400, 404, 422)
 """How a form is rejected; with 404 by gateways that know of no server for it."""
 MOST_FORMS = 6
 """How many forms of one request are tried until the model takes one."""
+LONGEST_ANSWER = 8 * 2**20
+"""Bytes: beyond any verdict with all of its thoughts. A provider that goes on and on would fill the memory."""
+MOST_TOKENS = 10**9
+"""A count beyond it is none: no call takes so many."""
 
 
 class OpenAIEndpoint:
@@ -65,7 +69,11 @@ class OpenAIEndpoint:
                 {**self._named, "messages": list(messages_for(rung, request)), **sent}, calls
             )
             if status == 200:
-                completion = read_completion(body, headers, self._model, self._now())
+                try:
+                    completion = read_completion(body, headers, self._model, self._now())
+                except ModelFailure as unreadable:
+                    unreadable.calls = calls
+                    raise
                 took = (time.perf_counter() - started) * 1000
                 self._ladder.heard(rung, request, completion)
                 return replace(completion, calls=calls, latency_ms=took)
@@ -88,7 +96,7 @@ class OpenAIEndpoint:
             async with self._pool().post(
                 self._address.url, data=orjson.dumps(body), allow_redirects=False
             ) as response:
-                return response.status, response.headers, await response.read()
+                return response.status, response.headers, await _whole(response, calls)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             failure = failure_of_exception(error)
             failure.calls = calls
@@ -127,10 +135,15 @@ def read_completion(body: bytes, headers: Mapping[str, str], model: str, now: da
         ) from error
     choices = answer.get("choices") if isinstance(answer, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
+    for failed in (answer, choice):  # OpenRouter names an error beside the half of an answer.
+        if isinstance(failed, dict) and failed.get("error"):
+            raise failure_of_answer(200, headers, orjson.dumps({"error": failed["error"]}), now)
     if not isinstance(choice, dict) or not isinstance(choice.get("message"), dict):
         if error_of_body(body):
             raise failure_of_answer(200, headers, body, now)
         raise ModelFailure(Reason.UNAVAILABLE, "HTTP 200 without an answer in it; is base_url right?")
+    if choice.get("finish_reason") == "error":
+        raise ModelFailure(Reason.UNAVAILABLE, "HTTP 200 whose answer ended with an error")
     message = choice["message"]
     usage = answer.get("usage") if isinstance(answer.get("usage"), dict) else {}
     details = usage.get("prompt_tokens_details")
@@ -140,11 +153,13 @@ def read_completion(body: bytes, headers: Mapping[str, str], model: str, now: da
         if isinstance(refusal, str) and refusal
         else called(message.get("tool_calls")) or text_of(message.get("content")),
         model=model,
-        finish_reason="refusal" if refusal else choice.get("finish_reason"),
-        input_tokens=_count(usage.get("prompt_tokens")),
-        cached_input_tokens=_count(details.get("cached_tokens")) if isinstance(details, dict) else None,
-        output_tokens=_count(usage.get("completion_tokens")),
+        finish_reason="refusal" if refusal else _word(choice.get("finish_reason")),
+        input_tokens=count_of(usage.get("prompt_tokens")),
+        cached_input_tokens=count_of(details.get("cached_tokens")) if isinstance(details, dict) else None,
+        output_tokens=count_of(usage.get("completion_tokens")),
         limits=limits_of(headers, now),
+        response_id=_word(answer.get("id")),
+        response_model=_word(answer.get("model")),
     )
 
 
@@ -160,5 +175,22 @@ def text_of(content: object) -> str:
     return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
 
 
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+def _word(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def count_of(value: object) -> int | None:
+    """A count of tokens as a provider says it; None for what cannot be one."""
+    return value if type(value) is int and 0 <= value < MOST_TOKENS else None
+
+
+async def _whole(response: "aiohttp.ClientResponse", calls: int) -> bytes:
+    """The body. Raises ModelFailure for one without an end."""
+    parts, size = [], 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > LONGEST_ANSWER:
+            said = f"the answer is longer than {LONGEST_ANSWER // 2**20} MB; is base_url right?"
+            raise ModelFailure(Reason.UNAVAILABLE, said, calls=calls)
+    return b"".join(parts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 
 from evaluator.models.endpoint import Limits, Quota
+from evaluator.models.learned import Grant
 
 FIRST_WINDOW = 16
 DEEPEST_CUT, LATER_CUT = 8, 2
@@ -21,25 +22,31 @@ FIRST_GROWTH, GROWTH, FASTER_AFTER = 0.1, 0.02, 5.0
 after so many seconds without another, growth itself grows."""
 FIRST_PAUSE, MOST_PAUSE = 1.0, 60.0
 """Seconds of the pause after a refusal that names none; doubled each time nothing was granted in between."""
+FRUITLESS_FOR, LEFT_ALONE_FOR = 120.0, 300.0
+"""Seconds after which a provider that grants nothing is left alone, and for how long: a day's quota that is used up is
+often told in refusals that each name a minute."""
 ROUNDING = 1e-6
 SHORTEST_CYCLE = 0.1
+LONGEST_TOLD = 86_400.0
+"""Seconds for which a provider's word on its limits holds at most; else one wrong header would stop a worker for ever."""
 CATCH_UP = 0.02
 """Seconds that a call may be late and still keep its turn: timers are not exact."""
 
 
 @dataclass(slots=True)
 class Allowance:
-    """So many units at once, and so many more each second. `level` below zero is owed."""
+    """So many units at once, and so many more each second, `until` it is void. `level` below zero is owed."""
 
     per_second: float
     capacity: float
     level: float
     at: float
+    until: float = inf
 
     def wait(self, now: float, wanted: float) -> float:
         """Seconds until so many units are there, or as many as there can be."""
         missing = min(wanted, self.capacity) - self._level(now)
-        if missing <= ROUNDING:
+        if missing <= ROUNDING or now >= self.until:
             return 0.0
         return missing / self.per_second if self.per_second > 0 else inf
 
@@ -78,6 +85,7 @@ class Pace:
         self._last_start = -inf
         self._sent = self._granted = 0
         self._fruitless = 0
+        self._fruitless_since = inf
         self._held = False
         self._refused_at: float | None = None
 
@@ -85,6 +93,18 @@ class Pace:
     def rate(self) -> float | None:
         """Calls a second that were found to be granted; None while nothing was refused."""
         return self._found.per_second if self._found else None
+
+    @property
+    def grant(self) -> Grant:
+        """What was found so far."""
+        return Grant(at_once=int(self.window), per_second=self.rate)
+
+    def begin_at(self, known: Grant, now: float) -> None:
+        """Begin with what was granted before, in place of finding it out."""
+        self.window = float(min(known.at_once, self.cap))
+        if known.per_second is not None:
+            self._pace_at(max(known.per_second, SLOWEST), now)
+            self._growth = GROWTH
 
     def wait(self, now: float, tokens: float = 0.0) -> float:
         """Seconds until a call of so many tokens may go out; infinite: not before another has ended."""
@@ -145,6 +165,7 @@ class Pace:
             self.window = min(self.cap, self.window + 1)
         self.in_flight -= 1
         self._fruitless = 0
+        self._fruitless_since = inf
 
     def ended(self) -> None:
         """A call ended in another way."""
@@ -154,6 +175,9 @@ class Pace:
         """The provider limits the rate: nobody calls until it may be asked again."""
         self.in_flight -= 1
         self._granted -= 1
+        self._fruitless_since = min(self._fruitless_since, now)
+        if now - self._fruitless_since >= FRUITLESS_FOR:
+            self.pause(now, LEFT_ALONE_FOR)
         if self._refused_at is None and started >= self._resumed_at:
             self._refused_at = now
             if retry_after is None:
@@ -181,10 +205,13 @@ class Pace:
         self._growth = GROWTH if self._found else FIRST_GROWTH
         cut = LATER_CUT if self._found else DEEPEST_CUT
         rate = max(min(self._granted / whole, before), before / cut, SLOWEST)
+        self._pace_at(rate, now)
+        self.window = float(self.cap)
+
+    def _pace_at(self, rate: float, now: float) -> None:
         self._found = Allowance(per_second=rate, capacity=1.0, level=1.0, at=now)
         self._known_rate, self._grown_at, self._resumed_at = rate, now, now
         self._cycle_at, self._sent, self._granted, self._refused_at = now, 0, 0, None
-        self.window = float(self.cap)
 
     def _grow(self, now: float) -> None:
         found = self._found
@@ -207,5 +234,9 @@ def _refilled(quota: Quota, now: float, uncounted: int) -> Allowance | None:
     if used <= 0 or quota.reset <= 0:
         return None
     return Allowance(
-        per_second=used / quota.reset, capacity=quota.limit, level=quota.remaining - uncounted, at=now
+        per_second=used / quota.reset,
+        capacity=quota.limit,
+        level=quota.remaining - uncounted,
+        at=now,
+        until=now + min(max(quota.reset, MOST_PAUSE), LONGEST_TOLD),
     )

@@ -53,17 +53,24 @@ class Dialect:
         name = str(error.get("param") or "").split(".")[0]
         if name not in sent and _REJECTED.search(message):
             name = next((key for key in sent if re.search(rf"\b{re.escape(key)}\b", message)), "")
+        if name in CAPS and name in sent:
+            return self._rename(name)
         if name in sent and name not in FORMS:
             self._dropped.add(name)
             return True
         return False
 
+    def _rename(self, cap: str) -> bool:
+        """Call the cap by its other name; it is never left out, for a budget reckons with it."""
+        if cap in self._renamed.values():
+            return False
+        self._renamed[cap] = CAPS[1 - CAPS.index(cap)]
+        return True
+
     def _learn_cap(self, cap: str, value: int, message: str) -> bool:
         other = CAPS[1 - CAPS.index(cap)]
-        if cap not in self._renamed.values() and re.search(
-            rf"\b{other}\b.{{0,20}}\binstead\b|\binstead\b.{{0,20}}\b{other}\b", message
-        ):
-            self._renamed[cap] = other
+        instead = rf"\b{other}\b.{{0,20}}\binstead\b|\binstead\b.{{0,20}}\b{other}\b"
+        if re.search(instead, message) and self._rename(cap):
             return True
         about_the_cap = re.search(r"\bmax_(completion_)?tokens\b|in the completion|output tokens", message)
         if about_the_cap and _TOO_LARGE.search(message) and value // 2 >= LOWEST_CAP:

@@ -1,4 +1,4 @@
-"""What the evaluator says of itself: log lines of one fixed sentence plus fields, and Prometheus metrics."""
+"""Log lines: one fixed sentence plus fields, without what must not leave."""
 
 import logging
 import sys
