@@ -1,5 +1,6 @@
 """What a wait, a decision and a result become in the ledger."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -8,11 +9,17 @@ from typing import assert_never
 import orjson
 
 from evaluator.feedback import Assessment, Feedback, Reason, Scored, SourceType, Target, Unscored, Usage
-from evaluator.tables.rows import Row, partition_day
+from evaluator.tables.rows import Key, Row, partition_day, widened
 from evaluator.traces.assembly import Pending
+from evaluator.traces.trace import Span
 
 LIVE = "live"
+LONGEST_TRACE = timedelta(days=1)
+SPANS = "spans"
+"""The metadata of a decided trace: which spans it was decided with."""
 GONE = "its spans are no longer in the table"
+NOTHING_NEW = "no turn came since it was judged"
+SUPERSEDED = "a newer revision stands in its place"
 GIVEN_UP_AFTER = timedelta(days=7)
 """How long a result waits for the budget."""
 RETRY_AFTER = (
@@ -30,8 +37,11 @@ def next_attempt(attempts: int, now: datetime) -> datetime | None:
     return now + RETRY_AFTER[attempts - 1] if attempts <= len(RETRY_AFTER) else None
 
 
-def waiting_row(pending: Pending, *, due: datetime, reason: str, now: datetime) -> Row:
-    """A trace that is not ready: when to look again, and which commits hold its spans."""
+def waiting_row(pending: Pending, *, due: datetime, reason: str, now: datetime, revision: int = 0) -> Row:
+    """A trace that is not ready: when to look again, and which commits hold its spans.
+
+    Those of one that was decided before are found by their times.
+    """
     return Row(
         day=partition_day(pending.earliest, now),
         scope=LIVE,
@@ -43,9 +53,32 @@ def waiting_row(pending: Pending, *, due: datetime, reason: str, now: datetime) 
         due=due,
         first=pending.first,
         last=pending.last,
-        commits=pending.commits,
+        commits=() if revision else pending.commits,
         trace_start=pending.earliest,
+        revision=revision,
     )
+
+
+def session_wait(turn: Row, known: Row | None, *, idle: timedelta, now: datetime) -> Row:
+    """That a session went on with a decided trace, after what was known of it: it is looked at when it is idle."""
+    row = Row(
+        day=turn.day,
+        scope=LIVE,
+        target_type="SESSION",
+        target_id=turn.session_id or "",
+        trace_id=turn.trace_id,
+        session_id=turn.session_id,
+        state="waiting",
+        reason="session_idle",
+        due=min(turn.last or now, now) + idle,
+        first=turn.first,
+        last=turn.last,
+        trace_start=turn.trace_start,
+    )
+    if known is None:
+        return row
+    revision = known.revision if known.state == "waiting" else known.revision + 1
+    return replace(widened(row, known), revision=revision)
 
 
 def done_row(
@@ -57,8 +90,13 @@ def done_row(
     run_id: str,
     now: datetime,
     incomplete: bool,
+    revision: int = 0,
+    upto: datetime | None = None,
 ) -> Row:
-    """A trace that is decided: the scorer versions in force, and which of them passed it over and why."""
+    """A target that is decided: the scorer versions in force, and which of them passed it over and why.
+
+    Of a trace it remembers which spans there were; of a session, `upto` when its last turn was decided.
+    """
     return Row(
         day=partition_day(pending.earliest, now),
         scope=LIVE,
@@ -75,7 +113,44 @@ def done_row(
         skipped=orjson.dumps(skipped).decode() if skipped else None,
         run_id=run_id,
         trace_start=pending.earliest,
+        revision=revision,
+        upto=upto,
+        metadata=orjson.dumps({SPANS: spans_told(pending)}).decode() if target.type == "TRACE" else None,
     )
+
+
+def spans_told(pending: Pending) -> str:
+    """A hash of which spans a trace has, and when they ended: what arrives again changes nothing of it."""
+    told = sorted(
+        f"{span.span_id}:{span.end_time_unix_nano}"
+        for span in pending.spans
+        if is_near(span, pending.earliest)
+    )
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def is_near(span: Span, start: datetime | None) -> bool:
+    """Whether a span is one of a trace that began then: one more than a day away is not looked for with it."""
+    nanos = span.start_time_unix_nano
+    if start is None or nanos is None:
+        return True
+    return abs(nanos - start.timestamp() * 1e9) <= LONGEST_TRACE.total_seconds() * 1e9
+
+
+def has_grown(done: Row, pending: Pending) -> bool:
+    """Whether a decided trace has other spans than it was decided with; nobody knows of one that an older version decided."""
+    told = orjson.loads(done.metadata or "{}").get(SPANS)
+    return told is not None and told != spans_told(pending)
+
+
+def still_done_row(done: Row, day: date) -> Row:
+    """What ends the wait for late spans of a trace that was decided long ago: its decision, told again among them."""
+    return replace(done, day=day)
+
+
+def result_key(target: Target, scorer: str, version: str, revision: int = 0) -> Key:
+    """The key of a scorer version's result on a target."""
+    return Key(target.type, target.target_id, scorer, version, revision)
 
 
 def result_row(
@@ -91,6 +166,7 @@ def result_row(
     now: datetime,
     revision: int = 0,
     attempts: int = 0,
+    upto: datetime | None = None,
 ) -> Row:
     """What came of an attempt: scored, to be tried again, deferred, or finally unscored.
 
@@ -123,6 +199,7 @@ def result_row(
         latency_ms=usage.latency_ms,
         metadata=orjson.dumps(dict(scored.metadata)).decode() if scored.metadata else None,
         trace_start=pending.earliest,
+        upto=upto,
     )
     match outcome:
         case Feedback():
@@ -163,11 +240,9 @@ def without_spend(row: Row) -> Row:
     )
 
 
-def replaced_row(old: Row, *, run_id: str) -> Row:
-    """An open result of a version that is no longer in force."""
-    return replace(
-        without_spend(old), state="replaced", reason="version no longer in force", due=None, run_id=run_id
-    )
+def replaced_row(old: Row, *, run_id: str, reason: str = "version no longer in force") -> Row:
+    """An open result in whose place another one stands: of a version that is no longer in force, or SUPERSEDED."""
+    return replace(without_spend(old), state="replaced", reason=reason, due=None, run_id=run_id)
 
 
 def waits_for_budget(row: Row) -> bool:
@@ -204,8 +279,8 @@ def gone_row(old: Row, *, run_id: str) -> Row:
     )
 
 
-def gone_trace_row(old: Row, in_force: Mapping[str, str], *, run_id: str) -> Row:
-    """A waiting trace that is no longer in the spans table: decided, with nothing to judge."""
+def gone_row_of_target(old: Row, in_force: Mapping[str, str], *, run_id: str) -> Row:
+    """A waiting trace or session of which the spans table holds nothing any more: decided, with nothing to judge."""
     return replace(
         old,
         state="done",
@@ -216,6 +291,19 @@ def gone_trace_row(old: Row, in_force: Mapping[str, str], *, run_id: str) -> Row
         skipped=orjson.dumps(dict.fromkeys(in_force, GONE)).decode(),
         run_id=run_id,
     )
+
+
+def nothing_new_row(old: Row, judged: Row, *, run_id: str) -> Row:
+    """The wait of a session to which no turn came since it was judged: decided, with nothing to judge anew."""
+    return replace(old, state="done", reason=NOTHING_NEW, due=None, set="{}", upto=judged.upto, run_id=run_id)
+
+
+def newest_revisions(states: Iterable[Key]) -> dict[tuple[object, ...], int]:
+    """The newest known revision of each scorer version's result on each target."""
+    newest: dict[tuple[object, ...], int] = {}
+    for key in states:
+        newest[key[:4]] = max(key.revision, newest.get(key[:4], 0))
+    return newest
 
 
 def days_around(pendings: Iterable[Pending]) -> set[date]:

@@ -1,16 +1,35 @@
-"""What the ledger keeps beside its decisions: what is paused, which scorers there were, the fence's key."""
+"""What the ledger keeps beside its decisions: what is paused, which scorers there were, who catches up on what."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import orjson
 
 from evaluator.errors import ConfigurationError
 from evaluator.ports import LedgerPort
 from evaluator.scorers.scorer import Scorer
+from evaluator.shards import WHOLE, Shard
 from evaluator.tables.ledger import FENCE_KEY, PAUSE_NOTE, SCORER_NOTE, note
 from evaluator.tables.rows import Row, Unit
 
 EVERY_JUDGE = "*"
+SINCE_NOTE = "since/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatchUp:
+    """The past that a version of a scorer catches up on: what began in [start, end), done with up to `upto`."""
+
+    scorer: str
+    version: str
+    start: datetime
+    end: datetime
+    upto: datetime
+
+    @property
+    def done(self) -> bool:
+        return self.upto >= self.end
 
 
 def fence_key(notes: Mapping[str, Row]) -> bytes:
@@ -56,3 +75,31 @@ def scorer_units(scorers: Iterable[Scorer], notes: Mapping[str, Row]) -> list[Un
             }
             units.append([note(name, state="done", metadata=orjson.dumps(definition).decode())])
     return units
+
+
+def catch_ups(notes: Mapping[str, Row], shards: Iterable[Shard] = (WHOLE,)) -> list[CatchUp]:
+    """The catch-ups that were begun, oldest first, each as far as the slowest of some shards has come."""
+    parts = list(shards)
+    found = []
+    for name, row in notes.items():
+        words = name.removeprefix(SINCE_NOTE).split("/")
+        if not name.startswith(SINCE_NOTE) or len(words) != 2 or row.first is None or row.last is None:
+            continue
+        reached = (notes.get(f"{name}/{shard.name}") for shard in parts)
+        upto = min(
+            (row.first if one is None or one.upto is None else one.upto for one in reached), default=row.first
+        )
+        scorer, version = words
+        found.append(CatchUp(scorer=scorer, version=version, start=row.first, end=row.last, upto=upto))
+    return sorted(found, key=lambda one: (one.start, one.scorer))
+
+
+def begun_unit(scorer: str, version: str, start: datetime, end: datetime) -> Unit:
+    """The commit that fixes a range for good: who is first says it."""
+    return [replace(note(f"{SINCE_NOTE}{scorer}/{version}", state="done"), first=start, last=end)]
+
+
+def reached_unit(one: CatchUp, upto: datetime, shard: Shard) -> Unit:
+    """The commit that tells how far a shard's part of a range was looked through."""
+    name = f"{SINCE_NOTE}{one.scorer}/{one.version}/{shard.name}"
+    return [replace(note(name, state="done"), first=one.start, last=one.end, upto=upto)]

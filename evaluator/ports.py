@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
+from evaluator.feedback import Target
+from evaluator.shards import Shard
 from evaluator.tables.rows import Key, Moved, Row, Unit
 from evaluator.traces.assembly import Arrival
 
@@ -79,8 +81,13 @@ class Book(Protocol):
     def version(self) -> int: ...
     @property
     def floor(self) -> datetime | None: ...
-    def cursor(self, table_id: str) -> int | None: ...
-    def cursor_at(self, table_id: str) -> datetime | None: ...
+    @property
+    def shards(self) -> int: ...
+    def cursor(self, table_id: str, shard: Shard | None = None) -> int | None:
+        """How far the spans table was read, by a shard; None: by all of them."""
+        ...
+
+    def cursor_at(self, table_id: str, shard: Shard | None = None) -> datetime | None: ...
     def open_rows(self) -> list[Row]:
         """What waits, is deferred or is to be tried again, oldest first."""
         ...
@@ -89,16 +96,40 @@ class Book(Protocol):
         """The newest row of each key of these targets in these partitions (None: in all)."""
         ...
 
+    def decided(self, target_ids: Collection[str], days: Iterable[date] | None = None) -> dict[Key, Row]:
+        """Every decision on these traces, whole, from these partitions (None: from all)."""
+        ...
+
+    def of_sessions(self, session_ids: Collection[str]) -> dict[Key, Row]:
+        """What was decided and said of these sessions before, from all partitions."""
+        ...
+
+    def turns(self, session_ids: Collection[str], within: tuple[date, date]) -> list[Row]:
+        """The newest decision on each trace of these sessions, from the partitions of a range of days."""
+        ...
+
     def results(self, trace_ids: Collection[str], days: Iterable[date] | None) -> dict[Key, Row]:
         """The newest row of each result of these traces, whole, in these partitions (None: in all)."""
+        ...
+
+    def session_results(self, session_ids: Collection[str]) -> dict[Key, Row]:
+        """The newest row of each result of these sessions, whole, from all partitions."""
         ...
 
     def of_trace(self, trace_id: str) -> list[Row]:
         """The newest row of each key of one trace, whole, in all partitions."""
         ...
 
+    def of_session(self, session_id: str) -> list[Row]:
+        """The newest row of each key of one session, whole, in all partitions; not those of its traces."""
+        ...
+
     def final_since(self, cursor: int, upto: int) -> list[Row]:
         """The newest row of each result key among those with cursor < seq <= upto."""
+        ...
+
+    def forgotten(self, cursor: int, upto: int) -> list[Target]:
+        """The targets that the commits with cursor < seq <= upto erased."""
         ...
 
     def notes(self) -> dict[str, Row]: ...

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from evaluator.decisions import assessment_of
 from evaluator.errors import SinkError
@@ -13,6 +14,49 @@ log = logging.getLogger(__name__)
 
 COMMITS_AT_ONCE = 100
 """How many of the ledger's commits go to a sink together: what is held in memory stays bounded."""
+
+
+class Publishing:
+    """Publishing beside a tick: what a chunk brought goes out while the next one is judged."""
+
+    def __init__(self, ledger: LedgerPort, sinks: Sequence[Sink]) -> None:
+        self._ledger = ledger
+        self._sinks = list(sinks)
+        self._behind: dict[str, Behind] = {}
+        self._news = asyncio.Event()
+        self._over = False
+
+    def tell(self) -> None:
+        """There is something new in the ledger."""
+        self._news.set()
+
+    @asynccontextmanager
+    async def beside(self) -> AsyncIterator[None]:
+        """Publish what is told of meanwhile; what is going out at the end is waited for."""
+        task = asyncio.create_task(self._follow())
+        try:
+            yield
+        finally:
+            self._over = True
+            self.tell()
+            await task
+
+    async def finish(self) -> list[Behind]:
+        """Bring every sink up to the ledger's newest `seq`; those that are behind. One that was not reached meanwhile
+        is not asked again: the next turn does."""
+        await self._publish()
+        return list(self._behind.values())
+
+    async def _follow(self) -> None:
+        while not self._over:
+            await self._news.wait()
+            self._news.clear()
+            if not self._over:
+                await self._publish()
+
+    async def _publish(self) -> None:
+        reached = [sink for sink in self._sinks if sink.name not in self._behind]
+        self._behind |= {behind.sink: behind for behind in await publish(self._ledger, reached)}
 
 
 async def publish(ledger: LedgerPort, sinks: Sequence[Sink]) -> list[Behind]:
@@ -30,6 +74,9 @@ async def _publish(book: Book, sink: Sink) -> Behind | None:
         cursor = await sink.cursor()
         while cursor < book.seq:
             upto = min(cursor + COMMITS_AT_ONCE, book.seq)
+            erased = await asyncio.to_thread(book.forgotten, cursor, upto)
+            if erased:
+                await sink.forget(erased)
             rows = await asyncio.to_thread(book.final_since, cursor, upto)
             await sink.publish([told for told in map(assessment_of, rows) if told], upto)
             cursor = upto

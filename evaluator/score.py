@@ -3,28 +3,34 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
 from evaluator.errors import ModelError
-from evaluator.feedback import Reason, Scored, Unscored
-from evaluator.scorers.scorer import Scorer
+from evaluator.feedback import Reason, Scored, Unscored, Usage
+from evaluator.scorers.scorer import Scorer, UnusableModelError
 from evaluator.tables.rows import Row
 
 BEGUN_AT_ONCE = 8
+UNDERWAY = 2_000
+"""How many calls are prepared at most: each holds its prompt, and one trace may bring a thousand spans."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Active:
     """A scorer in force, whom it looks at, and whether it is paused (then nothing is tried again for it).
 
-    `affords` tells of an open row that waits for the budget whether there may be room for it now.
+    `affords` tells of an open row that waits for the budget whether there may be room for it now. `since`: how far it
+    catches up on the past; `spares` tells whether the budget has enough left for that.
     """
 
     scorer: Scorer
     rule: SelectionRule
     paused: bool = False
     affords: Callable[[Row], bool] = lambda row: True
+    since: timedelta | None = None
+    spares: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,7 @@ async def score(assignments: Sequence[Assignment], line: asyncio.Lock | None = N
     results: dict[int, Scored] = {}
     failures: list[ModelError] = []
     batches: dict[int, list[int]] = {}
+    underway = asyncio.Semaphore(UNDERWAY)
     for index, assignment in enumerate(assignments):
         alone = assignment.scorer.waits
         batches.setdefault(-index - 1 if alone else id(assignment.scorer), []).append(index)
@@ -67,11 +74,15 @@ async def score(assignments: Sequence[Assignment], line: asyncio.Lock | None = N
         except ModelError as failure:
             failures.append(failure)
             unscored = Unscored(reason=Reason.MISCONFIGURED, detail=str(failure))
-            scored = [Scored(outcome=unscored)] * len(indexes)
+            usage = failure.usage if isinstance(failure, UnusableModelError) else Usage()
+            scored = [Scored(outcome=unscored, usage=usage)] * len(indexes)
+        finally:
+            underway.release()
         results.update(zip(indexes, scored, strict=True))
 
     async with asyncio.TaskGroup() as group, line or asyncio.Lock():
         for begun, indexes in enumerate(batches.values(), start=1):
+            await underway.acquire()
             group.create_task(run(indexes))
             if begun % BEGUN_AT_ONCE == 0:
                 await asyncio.sleep(0)  # Each renders a prompt first: answers to others are read in between.

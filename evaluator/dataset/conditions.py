@@ -110,6 +110,18 @@ def holds(condition: Condition, value: str | float) -> bool | None:
     return None if isinstance(answer, ConditionFailure) else answer
 
 
+def failing(condition: Condition, values: Sequence[str | float]) -> tuple[str | float, str] | None:
+    """The first of some values for which a condition over `value` cannot be computed, and why; None: it always can."""
+    import pyarrow as pa
+
+    column = pa.array(values, pa.string() if isinstance(values[0], str) else pa.float64())
+    [answers] = evaluate([condition], pa.table({"value": column}))
+    for value, answer in zip(values, answers, strict=True):
+        if isinstance(answer, ConditionFailure):
+            return value, answer.detail
+    return None
+
+
 def column_types(schema: "pa.Schema") -> dict[str, str]:
     """DuckDB's types of an Arrow schema's columns. Raises KeyError for a type that no table of ours has."""
     return {column.name: _type_name(column.type) for column in schema}

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evaluator.config import DailyBudget, nearest
-from evaluator.dataset.conditions import column_types, parse_condition
+from evaluator.dataset.conditions import column_types, failing, parse_condition
 from evaluator.dataset.expressions import ConditionError
 from evaluator.errors import ConfigurationError
 from evaluator.guidelines.definitions import (
@@ -47,25 +47,22 @@ Found = Iterator[tuple[Keys, str]]
 """Mistakes: where in the entry, and in which words."""
 
 
-def unsupported(definition: Definition) -> str | None:
-    """What the engine does not serve yet, though the file may say it; the one place to lift such a bound."""
-    if definition.target != "trace":
-        return f"target {definition.target} is not supported by this version (write target: trace)"
-    if definition.since is not None:
-        return "since is not supported by this version (evaluator eval --last 7d scores the past)"
-    return None
-
-
 def entry_mistakes(group: str, raw: Mapping[str, Any], home: Path, python_modules: Sequence[str]) -> Found:
     """What the types at the door do not see, as far as the entry has the right form."""
-    yield from _condition_mistakes(raw, "filter", trace_columns)
+    of_sessions = raw.get("target") == "session"
+    yield from _condition_mistakes(raw, "filter", session_columns if of_sessions else trace_columns)
+    if of_sessions and raw.get("since") is not None:
+        yield (
+            ("since",),
+            "since goes with target: trace or span (evaluator eval --last 7d scores the sessions of the past)",
+        )
     yield from _condition_mistakes(raw, "span_filter", span_columns)
     if raw.get("span_filter") is not None and raw.get("target") != "span":
         yield ("span_filter",), "span_filter goes with target: span"
     if group == "judges":
         yield from _judge_mistakes(raw)
         return
-    yield from _condition_mistakes(raw, "sql", trace_columns)
+    yield from _condition_mistakes(raw, "sql", _COLUMNS.get(str(raw.get("target")), trace_columns))
     if isinstance(raw.get("regex"), str):
         try:
             compile_pattern(raw["regex"])
@@ -75,6 +72,8 @@ def entry_mistakes(group: str, raw: Mapping[str, Any], home: Path, python_module
         mistake = python_mistake(raw["python"], home, python_modules)
         if mistake:
             yield ("python",), f"python: {mistake}"
+    if raw.get("builtin") in BUILTINS and raw.get("target") not in (None, *BUILTINS[raw["builtin"]].targets):
+        yield ("target",), f"builtin {raw['builtin']} looks at a whole trace or session (write target: trace)"
     if raw.get("builtin") in BUILTINS and isinstance(raw.get("options"), dict):
         yield from _option_mistakes(raw["builtin"], raw["options"])
 
@@ -103,7 +102,7 @@ def definition_of(entry: Entry, path: str, line: int) -> Definition:
                 models=tuple(entry.models or ()),
                 decide=entry.decide or "majority",
                 escalate_to=entry.escalate_to,
-                trace_view=entry.trace_view,
+                trace_view=entry.trace_view or ("index" if entry.target == "span" else "full"),
                 batch=entry.batch,
                 budget=None
                 if entry.budget is None
@@ -136,12 +135,23 @@ def trace_columns() -> Mapping[str, str]:
 
 
 @cache
-def span_columns() -> Mapping[str, str]:
-    """What `span_filter` looks at: DuckDB's types by name."""
-    from evaluator.tables.schemas import SPANS
-    from evaluator.traces.columns import STEPS
+def session_columns() -> Mapping[str, str]:
+    """What `filter` and `sql` look at with target: session."""
+    from evaluator.traces.columns import SESSIONS
 
-    return {**column_types(SPANS), **column_types(STEPS)}
+    return column_types(SESSIONS)
+
+
+@cache
+def span_columns() -> Mapping[str, str]:
+    """What `span_filter`, and `sql` with target: span, look at: DuckDB's types by name."""
+    from evaluator.traces.columns import SPANS
+
+    return column_types(SPANS)
+
+
+_COLUMNS = {"trace": trace_columns, "span": span_columns, "session": session_columns}
+"""What `sql` looks at, by the target."""
 
 
 def value_columns(values: Values) -> Mapping[str, str]:
@@ -185,8 +195,7 @@ def _judge_mistakes(raw: Mapping[str, Any]) -> Found:
             yield ("values",), f'values: "{double[0]}" stands twice'
     if isinstance(values, dict) and _numbers(values) and values["min"] >= values["max"]:
         yield ("values", "min"), "values: min has to be less than max"
-    number = NumberRange(min=0, max=1) if isinstance(values, dict) else YesNo()
-    yield from _condition_mistakes(raw, "pass_if", lambda: value_columns(number))
+    yield from _pass_if_mistakes(raw, values)
     yield from _panel_mistakes(raw)
     if raw.get("trace_view") in ("answer", "index") and isinstance(raw.get("instructions"), str):
         named = _variables(raw["instructions"])
@@ -196,6 +205,32 @@ def _judge_mistakes(raw: Mapping[str, Any]) -> Found:
                 "trace_view is about the whole trace, of which the instructions name only "
                 f"{' and '.join(f'{{{{ {name} }}}}' for name in sorted(named))}",
             )
+
+
+def _pass_if_mistakes(raw: Mapping[str, Any], values: object) -> Found:
+    """A condition that is none, or that cannot be computed for a value that the judge may give."""
+    columns = value_columns(NumberRange(min=0, max=1) if isinstance(values, dict) else YesNo())
+    mistakes = list(_condition_mistakes(raw, "pass_if", lambda: columns))
+    yield from mistakes
+    declared = _declared(values)
+    if mistakes or not isinstance(raw.get("pass_if"), str) or not declared:
+        return
+    failed = failing(parse_condition(raw["pass_if"], columns), declared)
+    if failed is not None:
+        value = f'"{failed[0]}"' if isinstance(failed[0], str) else f"{failed[0]:g}"
+        yield ("pass_if",), f"pass_if: says nothing of {value}, which is one of the values: {failed[1]}"
+
+
+def _declared(values: object) -> list[str] | list[float]:
+    """Values that the judge may give: all words, and of a range its ends and its middle; none where they are no values."""
+    if values in (None, "yes/no"):
+        return ["yes", "no"]
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        return list(values)
+    if isinstance(values, dict) and _numbers(values):
+        least, most = float(values["min"]), float(values["max"])
+        return [least, (least + most) / 2, most]
+    return []
 
 
 def _panel_mistakes(raw: Mapping[str, Any]) -> Found:

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from evaluator.config import Config, nearest
 from evaluator.errors import Mistake, MistakesError
 from evaluator.guidelines.definitions import Definition, Guidelines
-from evaluator.guidelines.entries import definition_of, entry_mistakes, unsupported
+from evaluator.guidelines.entries import definition_of, entry_mistakes
 from evaluator.guidelines.groups import group_mistakes
 from evaluator.guidelines.schema import (
     KINDS,
@@ -141,12 +141,7 @@ class _Reader:
         self._claim(document, place, raw, add)
         if entry is None or len(self.mistakes) > before or not entry.enabled:
             return
-        definition = definition_of(entry, document.path, document.line(place))
-        reason = unsupported(definition)
-        if reason:
-            add((), reason)
-        else:
-            self.definitions.append(definition)
+        self.definitions.append(definition_of(entry, document.path, document.line(place)))
 
     def _entry(self, group: str, raw: dict[str, Any], add: Any) -> Entry | None:
         try:

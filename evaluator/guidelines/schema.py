@@ -82,7 +82,11 @@ class Entry(Door):
         1.0, ge=0, le=1, description="The share of these traces, the same on every run."
     )
     target: Literal["trace", "session", "span"] = Field("trace", description="What a result is about.")
-    span_filter: Sql | None = Field(None, description="With `target: span`: which spans of the trace.")
+    span_filter: Sql | None = Field(
+        None,
+        description="With `target: span`: which spans of the trace, by one SQL condition over a span's columns.",
+        examples=["span_type = 'TOOL'", "span_type = 'RETRIEVER' AND duration_ms > 100"],
+    )
     since: Ago | None = Field(
         None, description="How far to catch up on the past when first seen, such as 7d."
     )
@@ -175,10 +179,10 @@ class JudgeEntry(Entry):
         description="The model that is asked when the judge says that it is unsure, or the panel is split.",
         examples=["anthropic/claude-opus-4-5"],
     )
-    trace_view: Literal["full", "answer", "index"] = Field(
-        "full",
-        description="What it sees of a trace. full: all of it. answer: the request and the response. "
-        "index: these, and one line for each span.",
+    trace_view: Literal["full", "answer", "index"] | None = Field(
+        None,
+        description="What it sees of a trace. full: all of it (the default). answer: the request and the response. "
+        "index: these, and one line for each span (the default with `target: span`, whose span it sees whole).",
     )
     batch: Literal["single", "joint"] = Field(
         "single",

@@ -10,13 +10,14 @@ from evaluator.scorers.judge import Judge, ModelScorer
 from evaluator.scorers.materials import Materials
 from evaluator.scorers.panel import PanelJudge
 from evaluator.scorers.reply import Passes
+from evaluator.scorers.watched import Watch, unwatched
 
 
 class Judges:
     """Builds judges. `groups` holds, by its name, all members of a joint judge's group.
 
     `model` gives the model of a name (None: the configured one) that a judge asks, `pass_if` what tells whether a value of
-    a judge passes. Raises ConfigurationError for a judge that cannot work.
+    a judge passes; `watch` goes around each judging, of a group or a panel as a whole. Raises ConfigurationError for a judge that cannot work.
     """
 
     def __init__(
@@ -27,8 +28,10 @@ class Judges:
         pass_if: Callable[[JudgeDefinition], Passes | None],
         groups: Mapping[str, Sequence[JudgeDefinition]],
         cache: Cache | None = None,
+        watch: Watch = unwatched,
     ) -> None:
         self._model = model
+        self._watch = watch
         self._materials = materials
         self._pass_if = pass_if
         self._groups = groups
@@ -50,6 +53,7 @@ class Judges:
             pass_if=self._pass_if(definition),
             unsure=unsure,
             cache=self._cache,
+            watch=self._watch,
         )
 
     def _panel(self, definition: JudgeDefinition) -> PanelJudge:
@@ -60,6 +64,7 @@ class Judges:
             voters=[self._judge(definition, model, unsure=last is not None) for model in voters],
             arbiter=None if last is None else self._judge(definition, last),
             pass_if=self._pass_if(definition),
+            watch=self._watch,
         )
 
     def _call(self, definition: JudgeDefinition) -> JointCall:
@@ -72,5 +77,6 @@ class Judges:
                 materials=self._materials,
                 pass_if={member.name: self._pass_if(member) for member in members},
                 cache=self._cache,
+                watch=self._watch,
             )
         return self._calls[key]

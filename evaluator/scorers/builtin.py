@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from evaluator.config import Duration, RedactionRule
 from evaluator.dataset.records import Record
 from evaluator.feedback import Scored, SourceType
-from evaluator.guidelines.definitions import BuiltinDefinition
+from evaluator.guidelines.definitions import BuiltinDefinition, TargetKind
 from evaluator.redaction import Redactor
 from evaluator.scorers.language import LANGUAGES, language_of
-from evaluator.scorers.scorer import fingerprint
+from evaluator.scorers.scorer import about, fingerprint
 from evaluator.scorers.verdict import not_applicable, shown, verdict
+from evaluator.traces.trace import Step, Trace
 
 On = Literal["request", "response"]
 Count = Annotated[int, Field(ge=0)]
@@ -81,10 +82,11 @@ class LanguageOptions(Options):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Builtin:
-    """A builtin scorer: its options and what it says of a record."""
+    """A builtin scorer: its options, what it says of a record, and what records may be about."""
 
     options: type[Options]
     score: Callable[[Record, Any], Scored]
+    targets: tuple[TargetKind, ...] = ("trace", "span", "session")
 
 
 class BuiltinScorer:
@@ -102,6 +104,7 @@ class BuiltinScorer:
             "kind": "builtin",
             "builtin": definition.builtin,
             "options": self._options.model_dump(mode="json"),
+            **about(definition.target),
         }
         if isinstance(self._options, PiiOptions):
             self.definition = {**self.definition, "rules": _redactor(tuple(self._options.kinds)).definition}
@@ -124,7 +127,7 @@ def _redactor(kinds: tuple[str, ...]) -> Redactor:
 def _pii(record: Record, options: PiiOptions) -> Scored:
     text = _text(record, options.on)
     if text is None:
-        return not_applicable(f"the trace has no {options.on}")
+        return not_applicable(f"the {record.subject} has no {options.on}")
     found = Counter(finding.label for finding in _redactor(tuple(options.kinds)).find(text))
     if not found:
         return verdict(True, f"The {options.on} holds no {', '.join(options.kinds)}.")
@@ -135,7 +138,7 @@ def _pii(record: Record, options: PiiOptions) -> Scored:
 def _valid_json(record: Record, options: JsonOptions) -> Scored:
     text = _text(record, options.on)
     if text is None:
-        return not_applicable(f"the trace has no {options.on}")
+        return not_applicable(f"the {record.subject} has no {options.on}")
     if options.code_fence:
         text = _unfenced(text)
     try:
@@ -183,20 +186,24 @@ def _kind_of_json(value: object) -> str:
 
 
 def _latency(record: Record, options: LatencyOptions) -> Scored:
-    duration_ms = record.trace.duration_ms
+    duration_ms = (record.step or record.trace).duration_ms
     if duration_ms is None:
-        return not_applicable("the trace's duration is not known")
+        return not_applicable(f"the {record.subject}'s duration is not known")
     bound = options.at_most.total_seconds()
     relation = "within" if duration_ms <= bound * 1000 else "longer than"
     return verdict(
-        duration_ms <= bound * 1000, f"The trace took {duration_ms / 1000:.3g} s, {relation} {bound:g} s."
+        duration_ms <= bound * 1000,
+        f"The {record.subject} took {duration_ms / 1000:.3g} s, {relation} {bound:g} s.",
     )
 
 
 def _tool_errors(record: Record, options: ToolErrorOptions) -> Scored:
-    calls = [step for step in record.trace.steps if step.span_type == "TOOL"]
+    steps = record.trace.steps if record.step is None else [record.step]
+    calls = [step for step in steps if step.span_type == "TOOL"]
     if not calls:
-        return not_applicable("the trace has no tool spans")
+        return not_applicable(
+            "the trace has no tool spans" if record.step is None else "the span is no tool call"
+        )
     failed = [step for step in calls if step.span.status == "ERROR"]
     said = f"{len(failed)} of {len(calls)} tool calls failed"
     if failed:
@@ -206,22 +213,32 @@ def _tool_errors(record: Record, options: ToolErrorOptions) -> Scored:
 
 
 def _token_budget(record: Record, options: TokenOptions) -> Scored:
-    trace = record.trace
+    told = record.step or record.trace
     bounds = {
-        "total": (trace.total_tokens, options.total),
-        "input": (trace.input_tokens, options.input),
-        "output": (trace.output_tokens, options.output),
+        "total": (_total_tokens(told), options.total),
+        "input": (told.input_tokens, options.input),
+        "output": (told.output_tokens, options.output),
     }
     bounded = {name: (used, most) for name, (used, most) in bounds.items() if most is not None}
     if not bounded or any(used is None for used, _ in bounded.values()):
-        return not_applicable("the trace's tokens are not known" if bounded else "no bound is set")
+        return not_applicable(
+            f"the {record.subject}'s tokens are not known" if bounded else "no bound is set"
+        )
     said = ", ".join(f"{used:,} of {most:,} {name} tokens" for name, (used, most) in bounded.items())
     return verdict(all(used <= most for used, most in bounded.values() if used is not None), f"Used {said}.")
 
 
+def _total_tokens(told: Trace | Step) -> int | None:
+    """Of a trace its own word; a span may tell only parts."""
+    parts = [part for part in (told.input_tokens, told.output_tokens) if part is not None]
+    if told.total_tokens is not None or isinstance(told, Trace) or not parts:
+        return told.total_tokens
+    return sum(parts)
+
+
 def _empty_response(record: Record, options: NoOptions) -> Scored:
     text = record.outputs
-    if text is None and record.trace.incomplete:
+    if text is None and record.step is None and record.trace.incomplete:
         return not_applicable("the trace is incomplete: its response may be missing only here")
     if text is None or text.strip().lower() in _EMPTY:
         return verdict(False, "The response is empty.")
@@ -254,7 +271,7 @@ def _tool_calls(record: Record) -> list[tuple[str, str]]:
 
 def _language(record: Record, options: LanguageOptions) -> Scored:
     if record.outputs is None:
-        return not_applicable("the trace has no response")
+        return not_applicable(f"the {record.subject} has no response")
     expected = options.expected or (language_of(record.inputs) if record.inputs else None)
     if expected is None:
         return not_applicable("the language of the request cannot be told")
@@ -274,7 +291,9 @@ BUILTINS: Mapping[str, Builtin] = {
     "tool_errors": Builtin(options=ToolErrorOptions, score=_tool_errors),
     "token_budget": Builtin(options=TokenOptions, score=_token_budget),
     "empty_response": Builtin(options=NoOptions, score=_empty_response),
-    "repeated_tool_calls": Builtin(options=RepetitionOptions, score=_repeated_tool_calls),
+    "repeated_tool_calls": Builtin(
+        options=RepetitionOptions, score=_repeated_tool_calls, targets=("trace", "session")
+    ),
     "language": Builtin(options=LanguageOptions, score=_language),
 }
 """The builtin scorers by the name that a guideline file gives them."""

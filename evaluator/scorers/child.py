@@ -17,7 +17,7 @@ import sys
 import traceback
 from typing import Any, BinaryIO
 
-ARGUMENTS = ("inputs", "outputs", "expectations", "trace")
+ARGUMENTS = ("inputs", "outputs", "expectations", "trace", "span", "session")
 LENGTH = struct.Struct(">I")
 
 

@@ -11,7 +11,7 @@ from evaluator.dataset.records import Record
 from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored
 from evaluator.guidelines.definitions import PythonDefinition
 from evaluator.scorers.process import ScorerFailure, ScorerProcess
-from evaluator.scorers.scorer import fingerprint
+from evaluator.scorers.scorer import about, fingerprint
 from evaluator.scorers.source import find_module
 from evaluator.scorers.verdict import not_applicable, storable, unscored, verdict
 from evaluator.traces.trace import Step, Trace
@@ -25,8 +25,10 @@ _PASSED = {"yes": True, "pass": True, "true": True, "no": False, "fail": False, 
 class CodeScorer:
     """Calls a function in the process of its module, with those of these arguments that it names:
 
-    `inputs` and `outputs` (the request and the response as text, or None), `expectations` (a mapping), and
-    `trace` (see `trace_mapping`; also for an MLflow @scorer, which must not expect MLflow's Trace here).
+    `inputs` and `outputs` (the request and the response as text, or None; a span's input and output where it is about
+    one, a session's requests and responses), `expectations` (a mapping), `span` (one of the trace's `spans`, or None),
+    `session` (a session's turns, each as `trace` is, or None), and `trace` (see `trace_mapping`; also for an MLflow
+    @scorer, which must not expect MLflow's Trace here; of a session all turns seen as one).
     """
 
     source_type: SourceType = "CODE"
@@ -42,6 +44,7 @@ class CodeScorer:
             "kind": "python",
             "python": definition.python,
             "source": hashlib.sha256(content).hexdigest()[:12],
+            **about(definition.target),
         }
         self.version = fingerprint(self.definition)
 
@@ -102,6 +105,11 @@ def _arguments(record: Record, parameters: Sequence[str]) -> dict[str, Any]:
                 arguments["outputs"] = record.outputs
             case "expectations":
                 arguments["expectations"] = dict(record.expectations)
+            case "session":
+                turns = record.session.turns if record.session else ()
+                arguments["session"] = [trace_mapping(turn) for turn in turns] if turns else None
+            case "span":
+                arguments["span"] = None if record.step is None else _span_mapping(record.step)
             case "trace":
                 arguments["trace"] = trace_mapping(record.trace)
     return arguments

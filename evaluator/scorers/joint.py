@@ -35,6 +35,7 @@ from evaluator.scorers.prompts import Question
 from evaluator.scorers.reply import Passes, read_reply
 from evaluator.scorers.scorer import fingerprint
 from evaluator.scorers.view import Part
+from evaluator.scorers.watched import Watch, unwatched
 
 KEPT = 256
 """Answers of which some judge has not taken its part yet."""
@@ -88,10 +89,11 @@ class JointCall:
 
     def __init__(
         self, definitions: Sequence[JudgeDefinition], *, model: Model, materials: Materials,
-        pass_if: Mapping[str, Passes | None] | None = None, cache: Cache | None = None,
+        pass_if: Mapping[str, Passes | None] | None = None, cache: Cache | None = None, watch: Watch = unwatched,
     ) -> None:  # fmt: skip
         self.model = model
         self._cache = cache
+        self._watch = watch
         self.materials = materials
         ordered = sorted(definitions, key=lambda definition: definition.name)
         self._keys = keys_of([definition.name for definition in ordered])
@@ -114,7 +116,6 @@ class JointCall:
         }
         self._versions = {key: fingerprint(definition) for key, definition in self.definitions.items()}
         self._underway: OrderedDict[Target, _Underway] = OrderedDict()
-        self._estimated: dict[Target, set[str]] = {}
         model.prefixes.expect(self._sight)
 
     @property
@@ -139,21 +140,22 @@ class JointCall:
         """The messages that the model is asked with."""
         return self._messages(self.materials.of(record, self._sight))
 
-    def estimate(self, key: str, record: Record) -> Expected:
-        """About what the call takes, for the first judge that asks about a record; nothing for the others."""
-        told = self._estimated.setdefault(record.target, set())
-        if key in told:
-            told.clear()
-        told.add(key)
+    def estimate(self, record: Record) -> Expected:
+        """About what the call takes."""
         shown = self.materials.of(record, self._sight)
-        if len(told) > 1 or not shown.view.blocks:
+        if not shown.view.blocks:
             return Expected(model=self.model.name)
-        return expected(self.model, self._messages(shown), len(self.members))
+        return expected(self.model, self._messages(shown), self._schema)
 
-    def known(self, key: str, record: Record) -> bool:
-        """Whether the cache will have a judge's part by the time it is asked for."""
+    def known(self, record: Record) -> bool:
+        """Whether the cache will have every judge's part by the time it is asked for."""
+        if self._cache is None:
+            return False
         messages = self.render(record)
-        return self._cache is not None and self._cache.expects(cache_key(self._versions[key], messages))
+        known = [
+            self._cache.expects(cache_key(version, messages)) for version in self._versions.values()
+        ]  # of all of them: each is then expected
+        return all(known)
 
     async def part(self, key: str, record: Record) -> Judgement:
         """One judge's part of the answer about a record."""
@@ -178,13 +180,20 @@ class JointCall:
         if known is not None and key not in known.asked and known.has(key, record):
             return known
         underway = _Underway(record)
-        underway.task = asyncio.create_task(self._answer(underway))
+        underway.task = asyncio.create_task(self._watched(underway))
         self._underway[record.target] = underway
         return underway
 
     def _forget(self, underway: _Underway) -> None:
         if self._underway.get(underway.record.target) is underway:
             del self._underway[underway.record.target]
+
+    async def _watched(self, underway: _Underway) -> _Answer:
+        with self._watch(underway.record) as tell:
+            answer = await self._answer(underway)
+            for key in answer.payers:
+                tell(self.members[key].name, answer.outcomes[key])
+        return answer
 
     async def _answer(self, underway: _Underway) -> _Answer:
         shown = self.materials.of(underway.record, self._sight)
@@ -195,7 +204,7 @@ class JointCall:
             await self._answer_all(answer, calls, shown, underway)
         for key, member in self.members.items():
             if not _applies(member.parts, underway.record, shown):
-                answer.outcomes[key] = nothing_to_judge(member.parts)
+                answer.outcomes[key] = nothing_to_judge(member.parts, underway.record)
         if shown.view.blocks and not answer.usage.cached:
             answer.usage = calls.usage
         answer.replies = [reply.text for reply in calls.replies]
@@ -342,12 +351,12 @@ class JointJudge:
         return self._call.render(record)
 
     def estimate(self, record: Record) -> Expected:
-        """About what the group's call takes, told to the first of its judges that asks about a record."""
-        return self._call.estimate(self._key, record)
+        """About what the call takes that the whole group shares."""
+        return self._call.estimate(record)
 
     def known(self, record: Record) -> bool:
-        """Whether the cache will have this judge's part by the time it is asked for."""
-        return self._call.known(self._key, record)
+        """Whether the cache will have the whole group's parts by the time they are asked for."""
+        return self._call.known(record)
 
 
 def shares(usage: Usage, among: int) -> list[Usage]:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import orjson
+
 from evaluator.dataset.records import Record
-from evaluator.errors import ConfigurationError, ModelError
+from evaluator.errors import ConfigurationError
 from evaluator.feedback import Feedback, Outcome, Reason, Scored, SourceType, Unscored, Usage
 from evaluator.guidelines.definitions import UNSURE, Categories, JudgeDefinition, NumberRange, Values, YesNo
 from evaluator.models.account import Amount
@@ -15,15 +17,16 @@ from evaluator.models.client import Model
 from evaluator.models.endpoint import Completion, Messages, ModelFailure
 from evaluator.scorers.materials import Materials, Shown, sight_of
 from evaluator.scorers.prompts import Prompts, Question
-from evaluator.scorers.reply import Passes, read_reply, reply_schema
-from evaluator.scorers.scorer import Scorer, fingerprint
+from evaluator.scorers.reply import RATIONALES, Passes, read_reply, reply_schema
+from evaluator.scorers.scorer import Scorer, UnusableModelError, about, fingerprint
 from evaluator.scorers.view import Part
+from evaluator.scorers.watched import Watch, unwatched
 
 WANTED = "wanted"
 """The metadata of what waits for the budget: the USD and the tokens that it had no room for, and who was to pay."""
 LONGEST_QUOTED_REPLY = 4_000
-USUAL_REPLY_TOKENS = 80
-"""Two or three sentences and a result; a reasoning model takes more."""
+RATIONALE_TOKENS = 38
+"""A guess: two sentences, where the prompts ask for two or three. A model that reasons takes more."""
 Number = TypeVar("Number", int, float)
 
 
@@ -116,7 +119,7 @@ class Judge:
     """A scorer that waits on a model: one question a record, and one repair of a reply that cannot be read.
 
     `pass_if` tells of a value whether it passes; `unsure`: the model may also answer UNSURE, which neither passes
-    nor fails. Raises ConfigurationError for instructions that do not compile.
+    nor fails; `watch` goes around each judging. Raises ConfigurationError for instructions that do not compile.
     """
 
     source_type: SourceType = "LLM_JUDGE"
@@ -131,9 +134,11 @@ class Judge:
         pass_if: Passes | None = None,
         unsure: bool = False,
         cache: Cache | None = None,
+        watch: Watch = unwatched,
     ) -> None:
         self._judge = definition
         self._cache = cache
+        self._watch = watch
         self._model = model
         self._materials = materials
         self._prompts = materials.prompts
@@ -175,7 +180,9 @@ class Judge:
         """About what judging a record will take; no call is made."""
         shown = self._shown(record)
         return (
-            expected(self._model, self._messages(shown)) if shown.view.blocks else Expected(model=self.model)
+            expected(self._model, self._messages(shown), self._schema)
+            if shown.view.blocks
+            else Expected(model=self.model)
         )
 
     def known(self, record: Record) -> bool:
@@ -184,7 +191,9 @@ class Judge:
 
     async def judge(self, record: Record) -> Judgement:
         """Judge one record. Raises ModelError when the model has to be mended before anything can be judged."""
-        judgement = await self.ask(record)
+        with self._watch(record) as tell:
+            judgement = await self.ask(record)
+            tell(self.name, judgement.scored.outcome)
         check_usable(self.name, self.model, judgement.scored)
         return judgement
 
@@ -192,7 +201,9 @@ class Judge:
         """Judge one record; that the model has to be mended is a reason like any other."""
         shown = self._shown(record)
         if not shown.view.blocks:
-            return Judgement(messages=(), replies=(), scored=Scored(outcome=nothing_to_judge(self._parts)))
+            return Judgement(
+                messages=(), replies=(), scored=Scored(outcome=nothing_to_judge(self._parts, record))
+            )
         messages = self._messages(shown)
         if self._cache is None:
             return await self._answer(messages, shown)
@@ -270,7 +281,10 @@ class Judge:
 
 def question_of(definition: JudgeDefinition) -> Question:
     return Question(
-        guidelines=definition.guidelines, instructions=definition.instructions, values=definition.values
+        guidelines=definition.guidelines,
+        instructions=definition.instructions,
+        values=definition.values,
+        target=definition.target,
     )
 
 
@@ -280,6 +294,7 @@ def defined(question: Question) -> dict[str, Any]:
         "guidelines": list(question.guidelines),
         "instructions": question.instructions,
         "values": {type(question.values).__name__: asdict(question.values)},
+        **about(question.target),
     }
 
 
@@ -315,11 +330,13 @@ def is_unreadable(outcome: Outcome) -> bool:
     return isinstance(outcome, Unscored) and outcome.reason is Reason.BAD_REPLY
 
 
-def nothing_to_judge(parts: frozenset[Part]) -> Unscored:
-    if "trace" in parts:
+def nothing_to_judge(parts: frozenset[Part], record: Record) -> Unscored:
+    if "trace" in parts and record.step is not None:
+        detail = "the span holds neither an input nor an output nor an error"
+    elif "trace" in parts:
         detail = "the trace holds neither a request nor a response nor any step with content"
     else:
-        detail = f"the trace has no {' and no '.join(sorted(parts))}"
+        detail = f"the {record.subject} has no {' and no '.join(sorted(parts))}"
     return Unscored(reason=Reason.NOT_APPLICABLE, detail=detail)
 
 
@@ -340,22 +357,37 @@ def cached_usage(model: Model) -> Usage:
 
 
 def check_usable(judge: str, model: str, scored: Scored) -> None:
-    """Raises ModelError where the operator has to mend the model first."""
+    """Raises UnusableModelError where the operator has to mend the model first."""
     outcome = scored.outcome
     if isinstance(outcome, Unscored) and outcome.reason.configuration:
-        raise ModelError(
+        raise UnusableModelError(
             f'judge "{judge}": model {model} cannot be used: {outcome.detail.removeprefix(f"{model}: ")} '
-            "(mend its name, key, address or parameters; evaluator check --connect asks it again)"
+            "(mend its name, key, address or parameters; evaluator check --connect asks it again)",
+            scored.usage,
         )
 
 
-def expected(model: Model, messages: Messages, replies: int = 1) -> Expected:
-    """About what a call takes whose reply holds so many results."""
-    contents = [str(message["content"]) for message in messages]
-    tokens = model.tokens.count(contents)
-    output = USUAL_REPLY_TOKENS * replies
+def expected(model: Model, messages: Messages, schema: Mapping[str, Any]) -> Expected:
+    """About what a call takes: the prompt and the form of the reply are counted, its rationales are a guess."""
+    tokens = model.tokens.count([str(message["content"]) for message in messages])
+    form = orjson.dumps(_form(schema)).decode()
+    output = model.tokens.count([form]) + RATIONALE_TOKENS * form.count(f'"{RATIONALES[0]}"')
     cost = model.price.cost(tokens, output) if model.price else None
     return Expected(model=model.name, calls=1, input_tokens=tokens, output_tokens=output, cost_usd=cost)
+
+
+def _form(schema: Mapping[str, Any]) -> Any:
+    """A reply in the form of a schema, with nothing said in it."""
+    match schema:
+        case {"properties": fields}:
+            return {name: _form(field) for name, field in fields.items()}
+        case {"anyOf": [first, *_]}:
+            return _form(first)
+        case {"enum": [first, *_]}:
+            return first
+        case {"type": "number"}:
+            return 1
+    return ""
 
 
 def together(usages: Sequence[Usage], model: str | None = None) -> Usage:

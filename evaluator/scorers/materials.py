@@ -91,7 +91,9 @@ class Materials:
         seen = view_of(
             record, sight.parts, trace_view=sight.trace_view, characters=sight.characters, redact=redact
         )
-        material = self.prompts.material(self._fence_key, seen, incomplete=record.trace.incomplete)
+        material = self.prompts.material(
+            self._fence_key, seen, incomplete=record.trace.incomplete, subject=record.subject
+        )
         shown = Shown(view=seen, material=material)
         self._remembered[key] = (record, shown)
         if len(self._remembered) > REMEMBERED:

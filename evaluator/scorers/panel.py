@@ -13,6 +13,7 @@ from evaluator.guidelines.definitions import UNSURE, Decision, JudgeDefinition, 
 from evaluator.scorers.judge import Expected, Judge, Judgement, check_usable, together, total
 from evaluator.scorers.reply import Passes
 from evaluator.scorers.scorer import fingerprint
+from evaluator.scorers.watched import Watch, unwatched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,10 @@ class PanelJudge:
         voters: Sequence[Judge],
         arbiter: Judge | None = None,
         pass_if: Passes | None = None,
+        watch: Watch = unwatched,
     ) -> None:
         self._judge = definition
+        self._watch = watch
         self._voters = voters
         self._arbiter = arbiter
         self._pass_if = pass_if
@@ -124,6 +127,16 @@ class PanelJudge:
 
     async def judge(self, record: Record) -> Judgement:
         """The panel's judgement. Raises ModelError when it cannot decide before a model is mended."""
+        with self._watch(record) as tell:
+            judgement, votes = await self._voted(record)
+            tell(self.name, judgement.scored.outcome)
+        for vote in votes:
+            if vote.missing is judgement.scored.outcome:
+                check_usable(self.name, vote.model, judgement.scored)
+        return judgement
+
+    async def _voted(self, record: Record) -> tuple[Judgement, Sequence[Vote]]:
+        """What the votes come to, the arbiter's included where there was one, and the votes."""
         judgements = list(await asyncio.gather(*(voter.ask(record) for voter in self._voters)))
         votes = [
             Vote(model=voter.model, scored=judgement.scored)
@@ -135,15 +148,12 @@ class PanelJudge:
             judgements.append(last)
             votes.append(Vote(model=self._arbiter.model, scored=last.scored))
             outcome = last.scored.outcome
-        scored = self._scored(outcome, votes)
-        for vote in votes:
-            if vote.missing is outcome:
-                check_usable(self.name, vote.model, scored)
-        return Judgement(
+        judgement = Judgement(
             messages=judgements[0].messages,
             replies=tuple(reply for judgement in judgements for reply in judgement.replies),
-            scored=scored,
+            scored=self._scored(outcome, votes),
         )
+        return judgement, votes
 
     def _scored(self, outcome: Outcome, votes: Sequence[Vote]) -> Scored:
         usage = together([vote.scored.usage for vote in votes], ", ".join(vote.model for vote in votes))

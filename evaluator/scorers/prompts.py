@@ -20,7 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import evaluator
 from evaluator.errors import ConfigurationError
-from evaluator.guidelines.definitions import UNSURE, Categories, NumberRange, Values, YesNo
+from evaluator.guidelines.definitions import UNSURE, Categories, NumberRange, TargetKind, Values, YesNo
 from evaluator.scorers.fence import fence_code
 from evaluator.scorers.view import Block, Part, View
 
@@ -39,6 +39,22 @@ _SAID = {
     "trace": "the material",
     "conversation": "the material",
 }
+_SAID_OF_SPANS = {
+    **_SAID,
+    "inputs": 'the material "span: input"',
+    "outputs": 'the material "span: output"',
+}
+_SAID_OF_SESSIONS = {
+    **_SAID,
+    "inputs": "the requests of all turns in the material",
+    "outputs": "the responses of all turns in the material",
+}
+_WORK: Mapping[TargetKind, str] = {
+    "trace": "the agent's work",
+    "session": "the agent's work over the whole conversation",
+    "span": 'the step "span"',
+}
+"""What is judged, as the templates call it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +64,7 @@ class Question:
     guidelines: tuple[str, ...] = ()
     instructions: str | None = None
     values: Values = YesNo()  # noqa: RUF009 -- a frozen value
+    target: TargetKind = "trace"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,21 +104,30 @@ class Prompts:
         self._templates = {name: self._compiled(name) for name in NAMES}
         self._rehearse()
 
-    def material(self, key: bytes, view: View, *, incomplete: bool = False) -> Material:
-        """What all judges of a trace have in common: the rules, and the trace in its fence."""
+    def material(
+        self, key: bytes, view: View, *, incomplete: bool = False, subject: str = "trace"
+    ) -> Material:
+        """What all judges of a trace, of a span of it, or of a session have in common: the rules, and that in its fence."""
         code = fence_code(key, [block.text for block in view.blocks])
         text = self._render(
-            "material", code=code, blocks=view.blocks, left_out=view.left_out, incomplete=incomplete
+            "material",
+            code=code,
+            blocks=view.blocks,
+            left_out=view.left_out,
+            incomplete=incomplete,
+            subject=subject,
         )
         return Material(code=code, rules=self._common, text=text.strip())
 
     def task(self, code: str, question: Question, *, unsure: bool = False) -> str:
         """What one judge asks about the material of that code; `unsure`: it may say so instead of an answer."""
-        answer = _answer(question.values, unsure)
+        answer, work = _answer(question.values, unsure), _WORK[question.target]
         if question.instructions is None:
-            return self._render("guidelines", code=code, guidelines=question.guidelines, **answer).strip()
-        said = self._said(question.instructions)
-        return self._render("instructions", code=code, instructions=said, **answer).strip()
+            return self._render(
+                "guidelines", code=code, work=work, guidelines=question.guidelines, **answer
+            ).strip()
+        said = self._said(question.instructions, question.target)
+        return self._render("instructions", code=code, work=work, instructions=said, **answer).strip()
 
     def joint_task(self, code: str, questions: Mapping[str, Question]) -> str:
         """What several judges ask about the material of that code in one call, by their names."""
@@ -109,7 +135,10 @@ class Prompts:
             {
                 "name": name,
                 "guidelines": question.guidelines,
-                "instructions": None if question.instructions is None else self._said(question.instructions),
+                "work": _WORK[question.target],
+                "instructions": None
+                if question.instructions is None
+                else self._said(question.instructions, question.target),
                 **_answer(question.values),
             }
             for name, question in questions.items()
@@ -207,6 +236,8 @@ class Prompts:
         view = View(blocks=(Block(name="request", text="text", rank=0),), left_out_characters=1)
         self.messages(b"", view, guidelines=("one", "two"), incomplete=True)
         self.messages(b"", view, instructions="text", values=Categories(values=("a", "b")))
+        self.material(b"", view, subject="span")
+        self.material(b"", view, subject="session")
         self.repair("it is empty", NumberRange(min=1, max=5))
         questions = {"a": Question(guidelines=("one", "two")), "b": Question(instructions="text")}
         self.joint_task("code", questions)
@@ -218,16 +249,16 @@ class Prompts:
         except TemplateSyntaxError as error:
             raise ConfigurationError(f"instructions, line {error.lineno}: {error.message}") from error
 
-    def _said(self, instructions: str) -> str:
+    def _said(self, instructions: str, target: TargetKind = "trace") -> str:
         """Free instructions as they are sent: the same for every record, for they only refer to its blocks."""
-        said = self._rendered_instructions.get(instructions)
+        said = self._rendered_instructions.get((instructions, target))
         if said is None:
-            said = self._environment.from_string(instructions).render(_references())
-            self._rendered_instructions[instructions] = said
+            said = self._environment.from_string(instructions).render(_references(target))
+            self._rendered_instructions[instructions, target] = said
         return said
 
     @cached_property
-    def _rendered_instructions(self) -> dict[str, str]:
+    def _rendered_instructions(self) -> dict[tuple[str, TargetKind], str]:
         return {}
 
 
@@ -247,8 +278,9 @@ class _Reference:
         return _Reference(f'the "{key}" of {self._said}')
 
 
-def _references() -> dict[str, _Reference]:
-    return {name: _Reference(said) for name, said in _SAID.items()}
+def _references(target: TargetKind) -> dict[str, _Reference]:
+    said = {"span": _SAID_OF_SPANS, "session": _SAID_OF_SESSIONS}.get(target, _SAID)
+    return {name: _Reference(words) for name, words in said.items()}
 
 
 def shipped_prompts() -> Path:

@@ -1,4 +1,4 @@
-"""A scorer that looks for a pattern in the request or the response."""
+"""A scorer that looks for a pattern in the request or the response, or in what went into a span or came out."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from evaluator.dataset.records import Record
 from evaluator.feedback import Scored, SourceType
 from evaluator.guidelines.definitions import RegexDefinition
 from evaluator.redaction import compile_pattern
-from evaluator.scorers.scorer import fingerprint
+from evaluator.scorers.scorer import about, fingerprint
 from evaluator.scorers.verdict import not_applicable, verdict
 
 
@@ -22,18 +22,22 @@ class RegexScorer:
         self._on = definition.on
         self._pattern = definition.regex
         self._compiled = compile_pattern(definition.regex)
-        self.definition = {"kind": "regex", "regex": definition.regex, "on": definition.on}
+        self.definition = {
+            "kind": "regex",
+            "regex": definition.regex,
+            "on": definition.on,
+            **about(definition.target),
+        }
         self.version = fingerprint(self.definition)
 
     async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
         """One result for each record."""
-        return [
-            self._score(record.outputs if self._on == "response" else record.inputs) for record in records
-        ]
+        return [self._score(record) for record in records]
 
-    def _score(self, text: str | None) -> Scored:
+    def _score(self, record: Record) -> Scored:
+        text = record.outputs if self._on == "response" else record.inputs
         if text is None:
-            return not_applicable(f"the trace has no {self._on}")
+            return not_applicable(f"the {record.subject} has no {self._on}")
         match = self._compiled.search(text.encode("utf-8", "replace"))
         if match is None:
             return verdict(

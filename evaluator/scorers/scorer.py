@@ -7,10 +7,20 @@ from typing import Any, Protocol
 import orjson
 
 from evaluator.dataset.records import Record
-from evaluator.feedback import Scored, SourceType
+from evaluator.errors import ModelError
+from evaluator.feedback import Scored, SourceType, Usage
+from evaluator.guidelines.definitions import TargetKind
 
 JUDGING_REVISION = 1
 """Raised by hand when the program itself comes to judge otherwise; part of every version."""
+
+
+class UnusableModelError(ModelError):
+    """A model has to be mended before a scorer can judge; `usage` is what it took to find that out."""
+
+    def __init__(self, message: str, usage: Usage) -> None:
+        super().__init__(message)
+        self.usage = usage
 
 
 class Scorer(Protocol):
@@ -46,3 +56,8 @@ def fingerprint(definition: Mapping[str, Any]) -> str:
     """The version of a definition: 12 hex digits that do not depend on the order of its keys."""
     content = orjson.dumps({"revision": JUDGING_REVISION, **definition}, option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(content).hexdigest()[:12]
+
+
+def about(target: TargetKind) -> dict[str, str]:
+    """What a definition says of its target: a trace goes without saying."""
+    return {} if target == "trace" else {"target": target}

@@ -9,7 +9,7 @@ import orjson
 
 from evaluator.dataset.records import Record
 from evaluator.guidelines.definitions import TraceView
-from evaluator.traces.trace import Step
+from evaluator.traces.trace import Session, Step
 from evaluator.traces.tree import parents_of
 
 Part = Literal["inputs", "outputs", "expectations", "trace"]
@@ -25,6 +25,8 @@ LONGEST_NAME = 80
 """Characters of a step's name or error in the index."""
 DEEPEST = 8
 """Steps further within others are not set in more than this."""
+AROUND = 100
+"""Steps before and after a span that are shown with it; a runaway agent's trace has no end of them."""
 INDEX_SHARE = 4
 """The index of a trace that is cut takes at most one part in so many."""
 MOST_NAMED = 20
@@ -84,6 +86,8 @@ def view_of(
 
     What does not fit is cut by rule: an index of all steps comes first, a line each; then the request and the
     response, then by rank errors, tool calls, documents and the rest. Each text is redacted before it is cut.
+    A record about a span begins with that; what else there is of its trace comes after it, and in the room it leaves.
+    One about a session is its turns, one after the other: what was asked, what was done, what was answered.
     """
     blocks = _blocks(record, parts, trace_view)
     texts = [text for block in blocks if (text := _seen(block, characters, redact))]
@@ -92,9 +96,18 @@ def view_of(
     index: list[Block] = []
     if "trace" in parts and trace_view == "full" and record.trace.steps:
         room = characters // INDEX_SHARE
-        if seen := _seen(_index(record), room, redact):
+        steps = record.trace.steps
+        if record.session is not None:
+            all_of_them = _index_of_session(record.session)
+        else:
+            all_of_them = _index(steps) if record.place is None else _index_around(steps, record.place)
+        if seen := _seen(all_of_them, room, redact):
             index = [replace(seen[1], text=_shortened(seen[1].text, room))]
-    return _within(texts, characters - sum(size(block.text) for block in index), index)
+    room = characters - sum(size(block.text) for block in index)
+    if record.place is None:
+        return _within(texts, room, index)
+    view = _within(texts, room, ())
+    return replace(view, blocks=(*view.blocks, *index))
 
 
 def _seen(block: Block, characters: int, redact: Callable[[str], str]) -> tuple[int, Block] | None:
@@ -165,17 +178,31 @@ def _shortened(text: str, room: int) -> str:
     return f"{data[:half].decode('utf-8', 'ignore')}{mark}{data[-half:].decode('utf-8', 'ignore')}"
 
 
-def _index(record: Record) -> Block:
+def _index(steps: Sequence[Step], begin: int = 0) -> Block:
     """What happened, a line for each step: its kind and name, its error, how long it took, how much went in and out."""
-    steps = record.trace.steps
     parents = parents_of([step.span for step in steps])
     depths: dict[str | None, int] = {None: -1}
     lines = []
-    for number, step in enumerate(steps, start=1):
+    for number, step in enumerate(steps, start=begin + 1):
         depth = depths.get(parents.get(step.span.span_id), 0) + 1
         depths[step.span.span_id] = depth
         lines.append(f"{'  ' * min(depth, DEEPEST)}{number}. {_line(step)}")
     return Block(name="index of all steps", text="\n".join(lines), rank=0)
+
+
+def _index_around(steps: Sequence[Step], place: int) -> Block:
+    """The index of the steps next to one of them."""
+    near = _around(steps, place)
+    index = _index(steps[near.start : near.stop], near.start)
+    before = f"({near.start:,} earlier steps)\n" if near.start else ""
+    after = f"\n({len(steps) - near.stop:,} later steps)" if near.stop < len(steps) else ""
+    name = "index of all steps" if len(near) == len(steps) else "index of the steps around the span"
+    return Block(name=f"trace: {name}", text=f"{before}{index.text}{after}", rank=2)
+
+
+def _around(steps: Sequence[Step], place: int) -> range:
+    """The places of the steps that are shown with one of them."""
+    return range(max(place - AROUND, 0), min(place + AROUND + 1, len(steps)))
 
 
 def _line(step: Step) -> str:
@@ -197,6 +224,12 @@ def _one_line(text: str) -> str:
 
 def _blocks(record: Record, parts: frozenset[Part], trace_view: TraceView) -> Iterator[Block]:
     whole = "trace" in parts
+    if record.place is not None:
+        yield from _blocks_about_a_span(record, record.place, parts, trace_view)
+        return
+    if record.session is not None:
+        yield from _blocks_of_session(record.session, parts, trace_view)
+        return
     if record.inputs and (whole or "inputs" in parts):
         yield Block(name="request", text=record.inputs, rank=0)
     if record.outputs and (whole or "outputs" in parts):
@@ -204,15 +237,89 @@ def _blocks(record: Record, parts: frozenset[Part], trace_view: TraceView) -> It
     if record.expectations and "expectations" in parts:
         yield Block(name="expectations", text=_json(dict(record.expectations)), rank=0)
     if whole and trace_view == "index" and record.trace.steps:
-        yield _index(record)
+        yield _index(record.trace.steps)
     if whole and trace_view == "full":
         # Conventions repeat a text on every span it passes through: each is shown where it first stands.
         seen = {_key(text) for text in (record.inputs, record.outputs) if text}
         for number, step in enumerate(record.trace.steps, start=1):
-            for block in _blocks_of_step(number, step):
+            for block in _blocks_of_step(f"step {number}", step):
                 if (key := _key(block.text)) not in seen:
                     seen.add(key)
                     yield _signed(block, step)
+
+
+def _blocks_of_session(session: Session, parts: frozenset[Part], trace_view: TraceView) -> Iterator[Block]:
+    """The turns in the order of time; what a later one carries along of an earlier one is shown where it first stands."""
+    whole = "trace" in parts
+    if whole and trace_view == "index" and session.whole.steps:
+        yield _index_of_session(session)
+    seen: set[str] = set()
+    for number, turn in enumerate(session.turns, start=1):
+        seen |= {_key(text) for text in (turn.request, turn.response) if text}
+        if turn.request and (whole or "inputs" in parts):
+            yield Block(name=f"turn {number}: request", text=turn.request, rank=0)
+        if whole and trace_view == "full":
+            for place, step in enumerate(turn.steps, start=1):
+                for block in _blocks_of_step(f"turn {number}, step {place}", step):
+                    if (key := _key(block.text)) not in seen:
+                        seen.add(key)
+                        yield _signed(block, step)
+        if turn.response and (whole or "outputs" in parts):
+            yield Block(name=f"turn {number}: response", text=turn.response, rank=0)
+
+
+def _index_of_session(session: Session) -> Block:
+    """What happened in each turn."""
+    turns = [
+        f"turn {number}\n{_index(turn.steps).text}" for number, turn in enumerate(session.turns, start=1)
+    ]
+    return Block(name="index of all steps", text="\n".join(turns), rank=0)
+
+
+def _blocks_about_a_span(
+    record: Record, place: int, parts: frozenset[Part], trace_view: TraceView
+) -> Iterator[Block]:
+    """The span first, then its trace as its context; nothing where the span holds nothing to judge."""
+    whole = "trace" in parts
+    step = record.trace.steps[place]
+    own = [
+        Block(name=f"span: {name}", text=text, rank=0)
+        for part, name, text in (("inputs", "input", record.inputs), ("outputs", "output", record.outputs))
+        if text and (whole or part in parts)
+    ]
+    if whole:
+        more = _errors if step.span_type in ("TOOL", "RETRIEVER") else _blocks_of_step
+        own += [replace(block, rank=1) for block in more("span", step)]
+    if not own:
+        return
+    if whole:
+        yield Block(name="span", text=f"{place + 1}. {_line(step)}", rank=0)
+    context = _context(record, place, trace_view) if whole else ()
+    seen: set[str] = set()
+    for block in (*own, *context):
+        if (key := _key(block.text)) not in seen:
+            seen.add(key)
+            yield block
+    if record.expectations and "expectations" in parts:
+        yield Block(name="expectations", text=_json(dict(record.expectations)), rank=0)
+
+
+def _context(record: Record, place: int, trace_view: TraceView) -> Iterator[Block]:
+    """What is shown of the trace around a span."""
+    trace = record.trace
+    for name, text in (("request", trace.request), ("response", trace.response)):
+        if text:
+            yield Block(name=f"trace: {name}", text=text, rank=2)
+    if trace_view == "index":
+        yield _index_around(trace.steps, place)
+    if trace_view == "full":
+        near = _around(trace.steps, place)
+        for other in (other for other in near if other != place):
+            for block in _blocks_of_step(f"trace: step {other + 1}", trace.steps[other]):
+                yield replace(block, rank=block.rank + 2)
+        if len(near) < len(trace.steps):
+            more = f"{len(trace.steps) - len(near):,} steps further from the span are not shown"
+            yield Block(name="trace: other steps", text=more, rank=2)
 
 
 def _signed(block: Block, step: Step) -> Block:
@@ -222,8 +329,7 @@ def _signed(block: Block, step: Step) -> Block:
     return replace(block, text=f"{step.span.name}: {block.text}")
 
 
-def _blocks_of_step(number: int, step: Step) -> Iterator[Block]:
-    place = f"step {number}"
+def _blocks_of_step(place: str, step: Step) -> Iterator[Block]:
     if step.span_type == "TOOL":
         name = step.tool_name or step.span.name
         yield Block(name=f"{place}: tool call", text=f"{name} {step.input or ''}".strip(), rank=2)
@@ -247,6 +353,10 @@ def _blocks_of_step(number: int, step: Step) -> Iterator[Block]:
         yield from _tool_calls(place, step.tool_calls)
         if step.response:
             yield Block(name=f"{place}: output", text=step.response, rank=4)
+    yield from _errors(place, step)
+
+
+def _errors(place: str, step: Step) -> Iterator[Block]:
     if error := _error(step):
         yield Block(name=f"{place}: error", text=error, rank=1)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from evaluator.telemetry import OWN
 from evaluator.traces.conventions import step_of
 from evaluator.traces.conventions.values import text_of
 from evaluator.traces.trace import Span, Step, Trace
@@ -44,9 +45,14 @@ class Pending:
 
 
 def gather(arrivals: Iterable[Arrival]) -> dict[str, Pending]:
-    """The traces that spans belong to, by trace id; the order of arrivals does not matter."""
+    """The traces that spans belong to, by trace id; the order of arrivals does not matter.
+
+    The evaluator's own spans, should they ever get into the table, belong to none: judged, they would make further ones.
+    """
     of_trace: dict[str, list[Arrival]] = {}
     for arrival in arrivals:
+        if OWN in arrival.span.resource:
+            continue
         of_trace.setdefault(arrival.span.trace_id, []).append(arrival)
     return {
         trace_id: Pending(

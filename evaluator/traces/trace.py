@@ -1,4 +1,4 @@
-"""A span as it was recorded, and a trace as everything after it sees it."""
+"""A span as it was recorded, a trace as everything after it sees it, and a session of several."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,3 +139,12 @@ class Trace:
     incomplete: bool
     root_span_id: str | None
     steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A conversation: its traces in the order of time, each of them a turn, and all of them seen as one trace."""
+
+    session_id: str
+    turns: tuple[Trace, ...]
+    whole: Trace

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
@@ -13,11 +14,16 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from evaluator.access import allowed, check_binding
 from evaluator.config import Config
-from evaluator.errors import EvaluatorError
+from evaluator.errors import EvaluatorError, SharedOutError
 from evaluator.schedule import trigger_of
+from evaluator.shards import Shard
 from evaluator.wiring import Caching, Tables, utc_now
 from evaluator.worker.metrics import Metrics
 from evaluator.worker.turns import Turn, Worker
+from evaluator.worker.upkeep import Schedule, keep_up
+
+if TYPE_CHECKING:
+    from evaluator.collector.server import Counters
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +42,38 @@ class Service:
         clock: Callable[[], datetime] = utc_now,
         *,
         routes: Sequence[web.AbstractRouteDef] = (),
+        received: "Counters | None" = None,
         caching: Caching = "on",
+        shard: Shard | None = None,
     ) -> None:
-        """`routes` are served beside the worker's own, such as a collector's."""
+        """`routes` are served beside the worker's own, such as a collector's, whose counters are `received`."""
         self._routes = routes
         self._config = config
         self._tables = tables
         self._clock = clock
-        self._worker = Worker(config, tables, clock, caching=caching)
         self._metrics = Metrics()
+        self._worker = Worker(
+            config, tables, clock, caching=caching, shard=shard, listeners=[self._metrics.called]
+        )
+        self._metrics.watch(lambda: self._worker.models, received)
+        self._upkeep = Schedule(tables.ledger, clock)
         self._turning: asyncio.Task[None] | None = None
         self._last_good: datetime | None = None
         self._problem: str | None = "the first tick has not ended yet"
+        self._stop = asyncio.Event()
+        self._superseded: SharedOutError | None = None
 
     async def run(self, host: str, port: int, started: Callable[[str], None]) -> None:
         """Tick and serve until SIGTERM or SIGINT; `started` is told the address.
 
-        Raises EvaluatorError when the first turn cannot even begin because of the configuration.
+        Raises EvaluatorError when the first turn cannot even begin because of the configuration, and when the work was
+        shared out anew among other workers.
         """
         check_binding(host, self._config.http.token)
         trigger = trigger_of(self._config)
-        stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, self._stop.set)
         runner = web.AppRunner(
             self._application(), access_log=None, handle_signals=False, auto_decompress=False
         )
@@ -78,7 +92,7 @@ class Service:
                 misfire_grace_time=None,
             )
             scheduler.start()
-            await stop.wait()
+            await self._stop.wait()
             log.info("stopping: the tick is finished or left where it is safe")
         finally:
             if scheduler.running:
@@ -87,12 +101,18 @@ class Service:
             if scheduler.running:
                 scheduler.shutdown(wait=False)
             await runner.cleanup()
+        if self._superseded is not None:
+            raise self._superseded
 
     async def _turn(self) -> None:
         """One turn; an error is told and the next turn tries again."""
         self._turning = asyncio.current_task()
         try:
             turn = await self._worker.turn(wait=False)
+        except SharedOutError as error:
+            self._superseded = error
+            self._stop.set()
+            return
         except EvaluatorError as error:
             self._metrics.failed()
             self._problem = str(error)
@@ -125,6 +145,21 @@ class Service:
         )
         for note in summary.notes:
             log.warning("the tick notes something", extra={"note": note})
+        if turn.held_by is None:
+            await self._keep_up(quiet=not (summary.traces or summary.results))
+
+    async def _keep_up(self, *, quiet: bool) -> None:
+        """Once a day the upkeep of our tables; a failure is told, and the next day's upkeep tries again."""
+        try:
+            if not await asyncio.to_thread(self._upkeep.claim, quiet=quiet):
+                return
+            done = await keep_up(
+                self._config, self._tables, self._clock, stopping=lambda: self._worker.stopping
+            )
+        except EvaluatorError as error:
+            log.warning("the upkeep of the tables failed", extra={"cause": str(error)})
+            return
+        log.info("the tables are kept up", extra=done.to_json())
 
     async def _end(self) -> None:
         """Let the tick finish its chunk within `grace`, then leave it: what is not committed is read again."""

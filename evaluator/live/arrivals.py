@@ -1,0 +1,325 @@
+"""What arrived since the cursor: put together, waited for, decided."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+
+from evaluator.dataset.records import record_of_trace
+from evaluator.dataset.selection import Selection, select
+from evaluator.decisions import (
+    days_around,
+    done_row,
+    gone_row_of_target,
+    has_grown,
+    is_near,
+    newest_revisions,
+    result_key,
+    still_done_row,
+    waiting_row,
+)
+from evaluator.live.work import Work
+from evaluator.score import Assignment
+from evaluator.tables.rows import Key, Moved, Row, Unit, newest_of_each
+from evaluator.traces.assembly import (
+    Pending,
+    Ready,
+    Waiting,
+    assemble,
+    gather,
+    has_ended_root,
+    join,
+    readiness,
+)
+
+NOTHING_READ = -1
+
+
+class Arrivals:
+    """The traces that a tick finds new, each decided once."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._parts = work.parts
+        self._revisions: dict[str, int] = {}
+        """Of the traces to which late spans came: as which revision they are decided anew."""
+
+    async def decide(self) -> None:
+        """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
+        work = self._work
+        cursor, cursor_at = await work.in_thread(self._begin_at)
+        while True:
+            batch = await work.in_thread(work.spans.since, cursor, cursor_at)
+            if batch.caught_up:
+                work.summary.notes.append(
+                    "the spans table's log was cleaned up past the cursor: caught up by the files' age"
+                )
+            now = batch.upto_at if batch.more else self._parts.clock()
+            mine = [arrival for arrival in batch.arrivals if self._parts.shard.holds(arrival.span.trace_id)]
+            found = await work.in_thread(self._put_together, gather(mine), now, batch.more)
+            ready, waiting = self._split(found, now)
+            moved = None
+            if batch.upto > cursor:
+                moved = self._moved(batch.upto, batch.upto_at)
+            await self._decide(ready, waiting, moved)
+            work.summary.cursor = work.book.cursor(work.spans.table_id, self._parts.shard)
+            if not batch.more or work.stopping or work.summary.cursor != batch.upto:
+                return  # the cursor is elsewhere when another worker is at it: the next tick reads on from it
+            cursor, cursor_at = batch.upto, batch.upto_at
+
+    # --- where to begin
+
+    def _begin_at(self) -> tuple[int, datetime | None]:
+        """The cursor; without one yet, where `start` says, which is committed so that it stays said."""
+        work = self._work
+        table_id = work.spans.table_id
+        cursor = work.book.cursor(table_id, self._parts.shard)
+        if cursor is not None:
+            return cursor, work.book.cursor_at(table_id, self._parts.shard)
+        now = self._parts.clock()
+        start = self._parts.start
+        if start == "auto":
+            start = "earliest" if work.spans.ours else "latest"
+            if start == "latest":
+                work.summary.notes.append(
+                    "the spans table was there before: scoring starts with what arrives from now on "
+                    "(`start: earliest` or `7d` begins in the past, `evaluator eval` scores a range of it)"
+                )
+        if start == "latest":
+            version = work.spans.version
+            work.book.commit([], moved=self._moved(version, now, begins=True), floor=now)
+            return self._begin_at()  # where another worker has said it, if one was first
+        if isinstance(start, timedelta):
+            work.book.commit([], floor=now - start)
+        return NOTHING_READ, None
+
+    def _moved(self, cursor: int, at: datetime, *, begins: bool = False) -> Moved:
+        return Moved(
+            table_id=self._work.spans.table_id,
+            cursor=cursor,
+            cursor_at=at,
+            shard=self._parts.shard,
+            begins=begins,
+        )
+
+    # --- putting traces together
+
+    def _put_together(self, found: dict[str, Pending], now: datetime, more: bool) -> dict[str, Pending]:
+        """What the batch touched and, once all is read, what is due: with earlier spans, without the decided."""
+        work = self._work
+        due = (
+            {}
+            if more
+            else {
+                trace_id: row
+                for trace_id, row in work.waiting.items()
+                if row.due is not None and row.due <= now
+            }
+        )
+        earlier = {trace_id: row for trace_id, row in work.waiting.items() if trace_id in found} | due
+        restored = work.restored(earlier.values())
+        for trace_id, pending in restored.items():
+            found[trace_id] = join(found[trace_id], pending) if trace_id in found else pending
+        gone = [row for trace_id, row in due.items() if trace_id not in found]
+        work.commit([[gone_row_of_target(row, work.in_force, run_id=work.run_id)] for row in gone])
+        return self._undecided(found)
+
+    def _undecided(self, found: Mapping[str, Pending]) -> dict[str, Pending]:
+        """Without what is done, and without what ended before the floor.
+
+        The late spans of what is done change nothing, unless they are to make its next revision.
+        """
+        work = self._work
+        days = days_around(found.values())
+        states = work.book.states(found, days)
+        floor = work.book.floor
+        newest_of = newest_of_each("TRACE", states)
+        undecided, late = {}, {}
+        for trace_id, pending in found.items():
+            newest = newest_of.get(trace_id)
+            if newest is not None and newest.state == "done":
+                late[trace_id] = pending
+            elif floor is None or pending.latest is None or pending.latest >= floor:
+                self._revisions[trace_id] = 0 if newest is None else newest.revision
+                undecided[trace_id] = replace(pending, commits=()) if self._revisions[trace_id] else pending
+        grown = self._grown(late, days) if self._parts.rescore_late else {}
+        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in grown}
+        work.summary.late += len(late)
+        _, ended = self._decided_before([trace_id for trace_id in late if trace_id in work.waiting])
+        work.commit(ended)
+        return undecided | grown
+
+    def _grown(self, late: Mapping[str, Pending], days: set[date]) -> dict[str, Pending]:
+        """The decided traces to which spans came soon enough to have them decided anew, whole."""
+        work, window = self._work, self._parts.late_window
+        decided = newest_of_each("TRACE", work.book.decided(late, days))
+        soon = {
+            trace_id: pending
+            for trace_id, pending in late.items()
+            if trace_id in decided and (at := decided[trace_id].at) and pending.first <= at + window
+        }
+        grown = {}
+        for trace_id, whole in self._whole(soon, decided).items():
+            if has_grown(decided[trace_id], whole):
+                self._revisions[trace_id] = decided[trace_id].revision + 1
+                grown[trace_id] = whole
+        return grown
+
+    def _whole(self, parts: Mapping[str, Pending], decided: Mapping[str, Row]) -> dict[str, Pending]:
+        """Some decided traces with all of their spans, found by time; when they arrived is told by the parts."""
+        if not parts:
+            return {}
+        starts = [pending.earliest for pending in parts.values() if pending.earliest]
+        starts += [start for trace_id in parts if (start := decided[trace_id].trace_start)]
+        found = gather(self._work.spans.around(parts, (min(starts), max(starts)) if starts else None))
+        whole = {}
+        for trace_id, part in parts.items():
+            joined = join(part, found[trace_id]) if trace_id in found else part
+            start = decided[trace_id].trace_start
+            near = tuple(span for span in joined.spans if is_near(span, start))
+            whole[trace_id] = replace(joined, spans=near, first=part.first, last=part.last, commits=())
+        return whole
+
+    def _decided_before(self, trace_ids: Collection[str]) -> tuple[set[str], list[Unit]]:
+        """Which of some traces were ever decided, and what ends the waits for late spans of these."""
+        decided = self._work.book.decided(trace_ids)
+        newest = newest_of_each("TRACE", decided)
+        waits = [wait for trace_id in newest if (wait := self._work.waiting.get(trace_id))]
+        ended = [
+            [still_done_row(decided.get(wait.key) or newest[wait.target_id], wait.day)] for wait in waits
+        ]
+        return set(newest), ended
+
+    def _split(
+        self, found: Mapping[str, Pending], now: datetime
+    ) -> tuple[list[tuple[Pending, bool]], list[Row]]:
+        """What is ready (and whether incomplete), and the rows of what waits."""
+        ready, waiting = [], []
+        for pending in found.values():
+            match readiness(pending, now=now, settle=self._parts.settle, max_wait=self._parts.max_wait):
+                case Ready(incomplete=incomplete):
+                    ready.append((pending, incomplete))
+                case Waiting(due=due, reason=reason):
+                    revision = self._revisions.get(pending.trace_id, 0)
+                    waiting.append(waiting_row(pending, due=due, reason=reason, now=now, revision=revision))
+        return ready, waiting
+
+    # --- deciding
+
+    async def _decide(
+        self, ready: Sequence[tuple[Pending, bool]], waiting: Sequence[Row], moved: Moved | None
+    ) -> None:
+        """Score and commit what is ready, chunk by chunk; the last commit takes the cursor and what waits."""
+        work = self._work
+        if not await work.through(ready, self._judge) or work.left_out:
+            return  # the cursor stays: the next tick reads this batch again, without what is decided
+        if work.overtaken and self._parts.rescore_late:
+            return  # what others decided meanwhile may lack spans of this batch: the next tick looks
+        await work.in_thread(work.commit, [[row] for row in waiting if self._changed(row)], moved)
+        work.summary.waiting = len(work.waiting)
+
+    async def _judge(self, chunk: Sequence[tuple[Pending, bool]]) -> list[Unit]:
+        """The units that decide some ready traces."""
+        work = self._work
+        chunk, closed = await work.in_thread(self._completed, chunk)
+        pendings = {pending.trace_id: pending for pending, _ in chunk}
+        traces = [
+            assemble(pending.trace_id, pending.spans, incomplete=incomplete) for pending, incomplete in chunk
+        ]
+        selections = await work.in_thread(select, traces, [active.rule for active in self._parts.active])
+        targets = set[str]().union(*(selection.targets for selection in selections))
+        states = await work.in_thread(work.book.states, targets, days_around(pendings.values()))
+        assignments = self._assignments(selections, states)
+        scores = await work.score(assignments)
+        now = self._parts.clock()
+        units: dict[str, Unit] = {
+            trace.trace_id: [
+                done_row(
+                    record_of_trace(trace).target,
+                    pendings[trace.trace_id],
+                    in_force=work.in_force,
+                    skipped=selection.skipped,
+                    run_id=work.run_id,
+                    now=now,
+                    incomplete=trace.incomplete,
+                    revision=self._revisions.get(trace.trace_id, 0),
+                )
+            ]
+            for trace, selection in zip(traces, selections, strict=True)
+        }
+        left_out = work.left_as_they_are(assignments, scores)
+        known = newest_revisions(states)
+        for assignment, scored in zip(assignments, scores.results, strict=True):
+            trace_id = assignment.record.trace.trace_id
+            revision = self._revision(assignment, known)
+            result = work.result(assignment, pendings[trace_id], scored, now, revision=revision)
+            units[trace_id].append(result)
+            if trace_id in left_out:
+                work.summary.spend(scored)
+            else:
+                work.count(assignment, scored)
+        for trace, selection in zip(traces, selections, strict=True):
+            if trace.trace_id not in left_out:
+                work.summary.traces += 1
+                work.summary.skipped.update(selection.skipped.values())
+            if self._revisions.get(trace.trace_id):
+                units[trace.trace_id] += work.superseded("TRACE", trace.trace_id)
+        return [*closed, *(unit for trace_id, unit in units.items() if trace_id not in left_out)]
+
+    def _revision(self, assignment: Assignment, known: Mapping[tuple[object, ...], int]) -> int:
+        """The revision of a new result: that of its trace, and above what an `eval` made of it meanwhile."""
+        revision = self._revisions.get(assignment.record.trace.trace_id, 0)
+        if not revision:
+            return 0
+        key = result_key(assignment.record.target, assignment.scorer.name, assignment.scorer.version)
+        return max(revision, known.get(key[:4], -1) + 1)
+
+    def _completed(
+        self, chunk: Sequence[tuple[Pending, bool]]
+    ) -> tuple[list[tuple[Pending, bool]], list[Unit]]:
+        """What is to be judged without a root is looked up over all days (R2): it may have begun before the
+        cursor's first commit, or have been decided long ago. The units end the waits for the latter."""
+        rootless = {
+            pending.trace_id: pending
+            for pending, incomplete in chunk
+            if incomplete and not self._revisions.get(pending.trace_id)
+        }
+        if not rootless:
+            return list(chunk), []
+        decided, ended = self._decided_before(rootless)
+        starts = [pending.earliest for pending in rootless.values() if pending.earliest]
+        earlier = gather(self._work.spans.around(rootless, (min(starts), max(starts)) if starts else None))
+        completed = []
+        for pending, incomplete in chunk:
+            if pending.trace_id in decided:
+                continue
+            if pending.trace_id in earlier:
+                whole = join(pending, earlier[pending.trace_id])
+                pending = replace(whole, first=pending.first, last=pending.last)
+                incomplete = not has_ended_root(whole.spans)
+            completed.append((pending, incomplete))
+        self._work.summary.late += len(decided)
+        return completed, ended
+
+    def _assignments(self, selections: Iterable[Selection], states: Mapping[Key, Row]) -> list[Assignment]:
+        """The work on some traces, trace by trace; what an `eval` has scored already is not scored again."""
+        scorers = {active.scorer.name: active.scorer for active in self._parts.active}
+        assignments = []
+        for selection in selections:
+            for name, record in selection.work:
+                known = states.get(result_key(record.target, name, scorers[name].version))
+                late = self._revisions.get(record.trace.trace_id)
+                if known is not None and known.state == "scored" and not late:
+                    self._work.summary.reused += 1
+                    continue
+                assignments.append(Assignment(scorer=scorers[name], record=record))
+        return assignments
+
+    def _changed(self, row: Row) -> bool:
+        """Whether a waiting row says something that the ledger does not say yet."""
+        known = self._work.waiting.get(row.target_id)
+        return known is None or _wait(known) != _wait(row)
+
+
+def _wait(row: Row) -> tuple[object, ...]:
+    """What a waiting row says. Its commits count: one that came with an older clock changes nothing else."""
+    return row.revision, row.due, row.reason, row.first, row.last, set(row.commits)
