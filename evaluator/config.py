@@ -3,10 +3,12 @@
 import difflib
 import os
 import re
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -16,10 +18,12 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from evaluator.access import is_loopback
 from evaluator.errors import ConfigurationError, Mistake, MistakesError
 from evaluator.yamlfile import YamlFile, load_yaml
 
@@ -101,6 +105,12 @@ class PriceSettings(Settings):
     output_per_million: Annotated[float, Field(ge=0)]
 
 
+OWN_PARAMETERS = (
+    "messages", "model", "n", "best_of", "stream", "response_format", "tools", "tool_choice", "functions", "function_call",
+)  # fmt: skip
+"""What a request says by itself: other messages, another model, several answers or a stream would be no judgement."""
+
+
 class JudgeSettings(Settings):
     """The default judge model, and how it is called."""
 
@@ -110,9 +120,22 @@ class JudgeSettings(Settings):
     max_concurrency: Annotated[int, Field(ge=1)] = 64
     requests_per_minute: Annotated[float, Field(gt=0)] | None = None
     tokens_per_minute: Annotated[float, Field(gt=0)] | None = None
-    timeout: Duration = timedelta(seconds=60)
+    timeout: Positive = timedelta(seconds=60)
     price: PriceSettings | None = None
     budget: BudgetSettings = BudgetSettings()
+
+    @field_validator("parameters")
+    @classmethod
+    def _of_a_judgement(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """A budget reckons with the cap of one answer."""
+        for name in OWN_PARAMETERS:
+            if name in value:
+                raise ValueError(f"{name!r} is no parameter of a judge: the evaluator says it by itself")
+        for name in ("max_tokens", "max_completion_tokens"):
+            cap = value.get(name, 1)
+            if type(cap) is not int or cap < 1:
+                raise ValueError(f"{name!r} has to be a number of tokens from 1 on, such as 1000")
+        return value
 
 
 class RedactionPattern(Settings):
@@ -152,7 +175,30 @@ class RetentionSettings(Settings):
 
 
 class TelemetrySettings(Settings):
+    """Where the evaluator's own spans go: an OTLP receiver over HTTP, the part of its address before /v1/traces."""
+
     otlp_endpoint: str | None = None
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _an_address(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        if _where(value) is None:
+            raise ValueError("is not an address (write http://host:4318, the part before /v1/traces)")
+        return value
+
+
+def _where(address: str) -> tuple[str, int] | None:
+    """The host and the port of an HTTP address; None for what is none."""
+    try:
+        parts = urlsplit(address)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    return parts.hostname.rstrip("."), port
 
 
 class Config(Settings):
@@ -206,6 +252,19 @@ class Config(Settings):
             for key, item in value.items()
         }
 
+    @field_validator("tables", "spans", "annotations")
+    @classmethod
+    def _named_in_full(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """In a catalog, `tables` names a schema, the others a table."""
+        wanted = "uc://catalog.schema" + ("" if info.field_name == "tables" else ".table")
+        if value is not None and value.startswith("uc://"):
+            parts = value.removeprefix("uc://").split(".")
+            if len(parts) != wanted.count(".") + 1 or not all(
+                re.fullmatch(r"[^\s/`.]+", part) for part in parts
+            ):
+                raise ValueError(f"{value!r} is not {wanted}")
+        return value
+
     @field_validator("publish")
     @classmethod
     def _each_once(cls, value: list[str]) -> list[str]:
@@ -227,14 +286,34 @@ class Config(Settings):
             parse_duration(value)
         return value
 
+    @field_validator("telemetry")
+    @classmethod
+    def _not_judged(cls, value: TelemetrySettings, info: ValidationInfo) -> TelemetrySettings:
+        """The evaluator's own spans go nowhere near its tables: each that is judged would make further ones."""
+        found = _where(value.otlp_endpoint or "")
+        collect, http = info.data.get("collect"), info.data.get("http")
+        if found is None or collect is None or http is None:
+            return value
+        host, port = found
+        ours = {
+            "collect.http_port": collect.http_port,
+            "collect.grpc_port": collect.grpc_port,
+            "http.port": http.port,
+        }
+        setting = next((name for name, own in ours.items() if own == port), None)
+        here = is_loopback(host) or host in ("0.0.0.0", "::", http.host, socket.gethostname().lower())  # noqa: S104 -- compared, not bound
+        if here and setting is not None:
+            raise ValueError(
+                f"otlp_endpoint: {host}:{port} is the evaluator's own collector ({setting}): it would judge its own calls, "
+                f"and each of them makes further ones (name another receiver, or give {setting} another port)"
+            )
+        return value
+
     @model_validator(mode="after")
     def _served(self) -> "Config":
         """What is asked of a later version is refused: a setting that does nothing would be a lie."""
         asked = {
-            "tables: uc:// (a catalog)": self.tables.startswith("uc://"),
-            "rescore_late": self.rescore_late,
             "alerts": bool(self.alerts),
-            "telemetry.otlp_endpoint": self.telemetry.otlp_endpoint is not None,
         }
         unserved = [name for name, wanted in asked.items() if wanted]
         if unserved:
@@ -246,7 +325,8 @@ class Config(Settings):
         whole = {"otel_spans": self.spans, "otel_annotations": self.annotations}.get(table)
         if whole is not None:
             return self.located(whole)
-        return f"{self.located(self.tables).rstrip('/')}/{self.prefix}_{table}"
+        between = "." if self.tables.startswith("uc://") else "/"
+        return f"{self.located(self.tables).rstrip('/')}{between}{self.prefix}_{table}"
 
     def located(self, uri: str) -> str:
         """A URI as it is, a path made absolute against the configuration's folder."""

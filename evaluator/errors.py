@@ -27,6 +27,10 @@ class ConfigurationError(EvaluatorError):
     exit_code = 2
 
 
+class SharedOutError(ConfigurationError):
+    """The live work is shared out among another number of workers than this one was told."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mistake:
     """One thing to mend in a file; `line` counts from 1."""

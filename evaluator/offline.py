@@ -1,70 +1,114 @@
-"""An evaluation over a range of time: the same judging, with what was scored already reused."""
+"""An evaluation over a range of time: the same judging, with what was scored already reused.
+
+The range is cut into chunks. An engine evaluates them, wherever it likes; what comes back is committed here. The
+sessions of the range come after: each may have turns in any chunk.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from typing import Protocol, assert_never
 
-from evaluator.dataset.records import record_of_trace
-from evaluator.dataset.selection import select
-from evaluator.decisions import assessment_of, days_around, result_row
+from evaluator.chunk import (
+    Chunk,
+    EvaluationParts,
+    Lost,
+    Piece,
+    Range,
+    Result,
+    Work,
+    cut,
+    is_finally_unscored,
+    open_work,
+    plan_chunks,
+)
+from evaluator.decisions import assessment_of
+from evaluator.errors import EvaluatorError
 from evaluator.feedback import Assessment, Scored, Unscored
-from evaluator.portions import portions
-from evaluator.ports import Book, LedgerPort, Spans, SpanSource
-from evaluator.score import Active, Assignment, is_held_up, score
+from evaluator.score import Assignment
+from evaluator.session_chunk import evaluate_sessions, plan_sessions
 from evaluator.summary import Summary
-from evaluator.tables.rows import Row, State
-from evaluator.traces.assembly import Pending, Ready, assemble, gather, has_ended_root, readiness
+from evaluator.tables.rows import State
 from evaluator.traces.trace import Trace
 
-SCOPE = "eval"
-CHUNK_TRACES = 200
+Tell = Callable[[int, int], None]
+"""Told how many traces are evaluated, of at most how many."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Range:
-    """What an evaluation looks at: traces whose root starts in [start, end)."""
+class Engine(Protocol):
+    """Where chunks are evaluated.
 
-    start: datetime
-    end: datetime
-    limit: int | None = None
+    Every chunk comes back once, in pieces or lost, in any order, as far as the range's limit goes. Nothing is
+    committed by an engine, and what it reads is not older than the work's book: so a plan that others overtook
+    yields when it is committed on that book.
+    """
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationParts:
-    """What an evaluation works with; `active` has the judges asked for, with the filters and rates asked for."""
-
-    spans: SpanSource
-    ledger: LedgerPort
-    active: Sequence[Active]
-    clock: Callable[[], datetime]
-    settle: timedelta
-    max_wait: timedelta
-    rescore: bool = False
-    write: bool = True
+    def pieces(self, work: Work, chunks: Sequence[Chunk]) -> AsyncGenerator[Piece | Lost, None]:
+        """What comes of the chunks. Raises EvaluatorError when none of it is possible."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """The outcome: the counts, and every result in the range, new or reused."""
+    """The outcome: the counts, every result in the range, new or reused, and what could not be evaluated."""
 
     range: Range
     summary: Summary
     assessments: list[Assessment] = field(default_factory=list)
     traces: dict[str, Trace] = field(default_factory=dict)
+    lost: list[Lost] = field(default_factory=list)
+
+    def check_whole(self) -> None:
+        """Raises EvaluatorError when some of the range could not be evaluated."""
+        if not self.lost:
+            return
+        traces = sum(len(lost.chunk.trace_ids) for lost in self.lost)
+        reasons = "; ".join(dict.fromkeys(lost.reason for lost in self.lost))
+        raise EvaluatorError(
+            f"{traces} traces could not be evaluated: {reasons} (the rest is done: the same command again scores "
+            "only what is missing)"
+        )
 
 
-async def evaluate(parts: EvaluationParts, within: Range, run_id: str) -> Evaluation:
+async def evaluate(
+    parts: EvaluationParts,
+    within: Range,
+    run_id: str,
+    engine: Engine,
+    tell: Tell = lambda done, of: None,
+) -> Evaluation:
     """Report every result in the range, scoring what is missing. Safe beside the live worker.
 
     Writes scored results only: what is not ready, or could not be judged, is reported and left as it is.
     Raises TableError. When the configuration keeps a judge from its work, the summary's `failure` says what to mend.
     """
     evaluation = Evaluation(range=within, summary=Summary(run_id=run_id))
-    book = await asyncio.to_thread(parts.ledger.open)
-    async for chunk in _ready_traces(parts, within, book, evaluation.summary):
-        if not await _evaluate(parts, chunk, book, evaluation):
-            break
+    work = await _begun(parts, within, run_id, evaluation.summary)
+    chunks = await asyncio.to_thread(cut, work)
+    most = sum(len(chunk.trace_ids) for chunk in chunks)
+    most = most if within.limit is None else min(most, within.limit)
+    told: dict[tuple[int, int], list[Assessment]] = {}
+    async with aclosing(engine.pieces(work, chunks)) as pieces:
+        async for piece in pieces:
+            match piece:
+                case Lost():
+                    evaluation.lost.append(piece)
+                case Piece():
+                    await _commit(work, piece, evaluation.summary)
+                    told[piece.place] = _collect(evaluation, piece)
+                    tell(evaluation.summary.traces, most)
+                    if piece.hopeless:
+                        break
+                case _:
+                    assert_never(piece)
+    async with aclosing(evaluate_sessions(work)) as of_sessions:
+        async for piece in of_sessions:
+            await _commit(work, piece, evaluation.summary)
+            told[piece.place] = _collect(evaluation, piece)
+            if piece.hopeless:
+                break
+    evaluation.assessments += [assessment for place in sorted(told) for assessment in told[place]]
     return evaluation
 
 
@@ -73,191 +117,61 @@ async def pending_work(
 ) -> AsyncIterator[tuple[Evaluation, list[Assignment]]]:
     """What an evaluation would score, without scoring it: portions of the work, counted as it goes."""
     evaluation = Evaluation(range=within, summary=Summary(run_id=run_id))
-    book = await asyncio.to_thread(parts.ledger.open)
-    async for chunk in _ready_traces(parts, within, book, evaluation.summary):
-        plan = await _plan(parts, chunk, book, evaluation)
-        yield evaluation, plan.assignments
+    summary = evaluation.summary
+    work = await _begun(parts, within, run_id, summary)
+    for plans in (plan_chunks(work, await asyncio.to_thread(cut, work)), plan_sessions(work)):
+        async for plan in plans:
+            summary.traces += 0 if plan.of_sessions else len(plan.ready)
+            summary.sessions += len(plan.ready) if plan.of_sessions else 0
+            summary.reused += len(plan.reused)
+            summary.skipped.update(plan.skipped)
+            summary.waiting += plan.waiting
+            yield evaluation, plan.assignments
 
 
-async def _ready_traces(
-    parts: EvaluationParts, within: Range, book: Book, summary: Summary
-) -> AsyncIterator[list[tuple[Trace, Pending]]]:
-    """The whole, settled traces of the range, in portions, in the order of time."""
-    spans = await asyncio.to_thread(parts.spans.open)
-    left = within.limit
-    if book.floor is not None and book.floor > within.start:
+async def _begun(parts: EvaluationParts, within: Range, run_id: str, summary: Summary) -> Work:
+    work = await asyncio.to_thread(open_work, parts, within, run_id)
+    floor = work.book.floor
+    if floor is not None and floor > within.start:
         summary.notes.append(
-            f"the range starts before {book.floor:%Y-%m-%d %H:%M}Z, where this ledger's memory begins"
+            f"the range starts before {floor:%Y-%m-%d %H:%M}Z, where this ledger's memory begins"
         )
-    for ids, around in await asyncio.to_thread(lambda: list(spans.ids_between(within.start, within.end))):
-        found = await asyncio.to_thread(_gathered, spans, ids, around)
-        decided = await asyncio.to_thread(_decided, book, found)
-        ready = list(_ready(found, decided, parts, within, summary))
-        if left is not None:
-            ready, left = ready[:left], left - len(ready[:left])
-        for chunk in portions(ready, CHUNK_TRACES):
-            yield list(chunk)
-        if left == 0:
-            return
+    return work
 
 
-def _gathered(spans: Spans, ids: Sequence[str], around: tuple[datetime, datetime]) -> dict[str, Pending]:
-    return gather(spans.around(ids, around))
+async def _commit(work: Work, piece: Piece, summary: Summary) -> None:
+    """Write the new results of a piece, if that is wanted, and count them."""
+    rows = [result.row for result in piece.results if isinstance(result, Result)]
+    scored = [row for row in rows if row.state == "scored"]
+    if work.parts.write and scored:
+        scored = await asyncio.to_thread(work.book.commit, [[row] for row in scored])
+    summary.results += len(scored) + sum(map(is_finally_unscored, rows))
 
 
-def _decided(book: Book, found: Mapping[str, Pending]) -> set[str]:
-    """The traces that live has decided: whole, whatever rewrote their files since."""
-    states = book.states(found, days_around(found.values()))
-    return {key.target_id for key, row in states.items() if key.scorer is None and row.state == "done"}
-
-
-def _ready(
-    found: Mapping[str, Pending],
-    decided: Collection[str],
-    parts: EvaluationParts,
-    within: Range,
-    summary: Summary,
-) -> Iterator[tuple[Trace, Pending]]:
-    now = parts.clock()
-    ordered = sorted(found.values(), key=lambda pending: (str(pending.earliest), pending.trace_id))
-    for pending in ordered:
-        state = readiness(pending, now=now, settle=parts.settle, max_wait=parts.max_wait)
-        if pending.trace_id in decided:
-            state = Ready(incomplete=not has_ended_root(pending.spans))
-        trace = assemble(
-            pending.trace_id, pending.spans, incomplete=isinstance(state, Ready) and state.incomplete
-        )
-        if trace.start_time is None or not within.start <= trace.start_time < within.end:
+def _collect(evaluation: Evaluation, piece: Piece) -> list[Assessment]:
+    """Add a piece to the counts; what its results are told as."""
+    summary = evaluation.summary
+    summary.traces += len(piece.traces)
+    summary.sessions += piece.sessions
+    summary.skipped.update(piece.skipped)
+    summary.waiting += piece.waiting
+    summary.failure = summary.failure or piece.failure
+    evaluation.traces.update({trace.trace_id: trace for trace in piece.traces})
+    told: list[Assessment] = []
+    for result in piece.results:
+        if isinstance(result, Assessment):
+            summary.reused += 1
+            summary.count(result.name, result.version, result.scored.outcome)
+            told.append(result)
             continue
-        if isinstance(state, Ready):
-            yield trace, pending
-        else:
-            summary.waiting += 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    assignments: list[Assignment]
-    revisions: list[int]
-    reused: list[Assessment]
-
-
-async def _plan(
-    parts: EvaluationParts, chunk: Sequence[tuple[Trace, Pending]], book: Book, evaluation: Evaluation
-) -> _Plan:
-    """What is to be scored of some traces, and what has a result of the same version already."""
-    traces = [trace for trace, _ in chunk]
-    summary = evaluation.summary
-    selections = await asyncio.to_thread(select, traces, [active.rule for active in parts.active])
-    days = days_around(pending for _, pending in chunk)
-    results = await asyncio.to_thread(book.results, [trace.trace_id for trace in traces], days)
-    scored = _newest_final(results.values())
-    plan = _Plan(assignments=[], revisions=[], reused=[])
-    for trace, selection in zip(traces, selections, strict=True):
-        record = record_of_trace(trace)
-        summary.skipped.update(selection.skipped.values())
-        for active in parts.active:
-            if active.scorer.name in selection.skipped:
-                continue
-            target = record.target
-            known = scored.get((target.type, target.target_id, active.scorer.name, active.scorer.version))
-            if known is not None and not parts.rescore:
-                assessment = assessment_of(known)
-                if assessment is not None:
-                    plan.reused.append(assessment)
-                    continue
-            plan.assignments.append(Assignment(scorer=active.scorer, record=record))
-            plan.revisions.append(0 if known is None else known.revision + 1)
-    summary.traces += len(traces)
-    summary.reused += len(plan.reused)
-    return plan
-
-
-async def _evaluate(
-    parts: EvaluationParts, chunk: Sequence[tuple[Trace, Pending]], book: Book, evaluation: Evaluation
-) -> bool:
-    """Score a portion and write it; whether there is any use in going on to the next."""
-    plan = await _plan(parts, chunk, book, evaluation)
-    scores = await score(plan.assignments)
-    results = scores.results
-    pendings = {trace.trace_id: pending for trace, pending in chunk}
-    now = parts.clock()
-    rows = [
-        _row(assignment, scored, revision, pendings, evaluation.summary.run_id, now)
-        for assignment, scored, revision in zip(plan.assignments, results, plan.revisions, strict=True)
-    ]
-    if parts.write:
-        scored_rows = [row for row in rows if row.state == "scored"]
-        written = await asyncio.to_thread(book.commit, [[row] for row in scored_rows]) if scored_rows else []
-        evaluation.summary.results += len(written) + sum(map(_finally_unscored, rows))
-    else:
-        evaluation.summary.results += sum(row.state == "scored" or _finally_unscored(row) for row in rows)
-    _collect(evaluation, chunk, plan, rows, results, now)
-    if scores.failure is None:
-        return True
-    evaluation.summary.failure = str(scores.failure)
-    return any(scored.usage.calls for scored in results if not is_held_up(scored))
-
-
-def _row(
-    assignment: Assignment,
-    scored: Scored,
-    revision: int,
-    pendings: Mapping[str, Pending],
-    run_id: str,
-    now: datetime,
-) -> Row:
-    scorer = assignment.scorer
-    return result_row(
-        assignment.record.target,
-        pendings[assignment.record.trace.trace_id],
-        scored,
-        scorer=scorer.name,
-        version=scorer.version,
-        source_type=scorer.source_type,
-        scope=SCOPE,
-        run_id=run_id,
-        now=now,
-        revision=revision,
-    )
-
-
-def _collect(
-    evaluation: Evaluation,
-    chunk: Sequence[tuple[Trace, Pending]],
-    plan: _Plan,
-    rows: Sequence[Row],
-    results: Sequence[Scored],
-    now: datetime,
-) -> None:
-    """Add a chunk's results, new and reused, to the evaluation."""
-    summary = evaluation.summary
-    for assessment in plan.reused:
-        summary.count(assessment.name, assessment.version, assessment.scored.outcome)
-        evaluation.assessments.append(assessment)
-    for row, scored in zip(rows, results, strict=True):
+        row, scored = result.row, result.scored
         summary.count(row.scorer or "", row.version or "", scored.outcome)
         summary.spend(scored)
-        told = assessment_of(replace(row, at=now, due=None, state=_told(scored)))
-        if told is not None:
-            evaluation.assessments.append(told)
-    evaluation.traces.update({trace.trace_id: replace(trace, steps=()) for trace, _ in chunk})
+        assessment = assessment_of(replace(row, at=piece.at, due=None, state=_state(scored)))
+        if assessment is not None:
+            told.append(assessment)
+    return told
 
 
-def _told(scored: Scored) -> State:
+def _state(scored: Scored) -> State:
     return "unscored" if isinstance(scored.outcome, Unscored) else "scored"
-
-
-def _finally_unscored(row: Row) -> bool:
-    return row.state == "unscored" and row.due is None
-
-
-def _newest_final(rows: Iterable[Row]) -> dict[tuple[str, str, str | None, str | None], Row]:
-    """The newest revision of what each version of a scorer has said, for good, of each target."""
-    newest: dict[tuple[str, str, str | None, str | None], Row] = {}
-    for row in rows:
-        known = newest.get(row.key[:4])
-        final = row.state == "scored" or _finally_unscored(row)
-        if final and (known is None or row.revision > known.revision):
-            newest[row.key[:4]] = row
-    return newest

@@ -1,5 +1,6 @@
 """The one builder: from the configuration to the parts that the main paths work with."""
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,6 +34,8 @@ from evaluator.models.budget import Budget
 from evaluator.models.build import build_model, canonical, missing_key, price_missing
 from evaluator.models.cache import Cache
 from evaluator.models.client import Model
+from evaluator.models.exchange import Listener
+from evaluator.models.learned import LearnedGrants
 from evaluator.models.limiter import SHARED_PATIENCE
 from evaluator.models.prices import prices_of
 from evaluator.notes import EVERY_JUDGE, fence_key
@@ -50,6 +53,8 @@ from evaluator.scorers.regex import RegexScorer
 from evaluator.scorers.reply import Passes
 from evaluator.scorers.scorer import Scorer
 from evaluator.scorers.sql import SqlScorer
+from evaluator.scorers.watched import unwatched
+from evaluator.shards import WHOLE, Shard
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.mlflow import MlflowPublisher
@@ -59,15 +64,18 @@ from evaluator.tables.delta import DeltaStore
 from evaluator.tables.ledger import Book, Ledger
 from evaluator.tables.rows import Row
 from evaluator.tables.spans import SpansTable
+from evaluator.tables.stores import Stores
 from evaluator.tables.views import Views
-from evaluator.traces.columns import TRACES
+from evaluator.traces.columns import SESSIONS, SPANS, TRACES
 
 if TYPE_CHECKING:
     from evaluator.collector.server import Collector
+    from evaluator.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 
 LIVE_SCOPE = "live"
+LEAST_FOR_THE_PAST = timedelta(minutes=1)
 Caching = Literal["on", "fresh", "off"]
 """Whether results are taken from the cache and kept there: both, only kept, or neither."""
 
@@ -85,15 +93,23 @@ class Tables:
     ledger: Ledger
     views: Views
 
+    def check_writable(self, publish: Collection[str]) -> None:
+        """Raises TableError when what is to be paid for could not be kept, or not be published to the annotations."""
+        self.ledger.store.check_writable()
+        if "annotations" in publish:
+            self.annotations.check_writable()
+
+
+def build_store(config: Config, table: str) -> DeltaStore:
+    """Where a table lies, such as `otel_logs`."""
+    return Stores(config).of(table)
+
 
 def build_tables(config: Config, clock: Callable[[], datetime] = utc_now) -> Tables:
     """The tables; nothing is opened yet."""
-
-    def store(table: str) -> DeltaStore:
-        return DeltaStore(config.table_uri(table), config.storage_options)
-
-    spans, ledger = SpansTable(store("otel_spans"), clock), Ledger(store("eval_ledger"), clock)
-    annotations = store("otel_annotations")
+    stores = Stores(config)
+    spans = SpansTable(stores.of("otel_spans", writes=False), clock)
+    ledger, annotations = Ledger(stores.of("eval_ledger"), clock), stores.of("otel_annotations")
     return Tables(
         spans=spans, annotations=annotations, ledger=ledger, views=Views(spans, annotations, ledger)
     )
@@ -116,7 +132,9 @@ class Scorers:
     models: Sequence[Model]
     processes: Mapping[str, ScorerProcess]
     budget: Budget
+    grants: LearnedGrants
     cache: Cache | None = None
+    spans: "Spans | None" = None
 
     @property
     def scorers(self) -> list[Scorer]:
@@ -133,7 +151,14 @@ class Scorers:
             off = entry.scorer.waits and (EVERY_JUDGE in paused or entry.scorer.name in paused)
             scorer = PausedScorer(entry.scorer) if off else entry.scorer
             active.append(
-                Active(scorer=scorer, rule=entry.rule, paused=off, affords=partial(_affords, self.budget))
+                Active(
+                    scorer=scorer,
+                    rule=entry.rule,
+                    paused=off,
+                    affords=partial(_affords, self.budget),
+                    since=entry.definition.since,
+                    spares=partial(_spares, self.budget, entry.scorer),
+                )
             )
         return active
 
@@ -142,9 +167,14 @@ class Scorers:
         if self.cache is not None:
             await self.cache.close()
         for model in self.models:
+            grant = model.limiter.grant
+            if grant is not None and model.url is not None:
+                self.grants.keep(model.name, model.url, grant)
             await model.close()
         for process in self.processes.values():
             await process.close()
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
 
 
 def build_scorers(
@@ -155,13 +185,15 @@ def build_scorers(
     *,
     keys_needed: bool = True,
     caching: Caching = "on",
+    listeners: Sequence[Listener] = (),
 ) -> Scorers:
     """The scorers that the definitions declare, with the fence's key from the ledger, and the budget that it keeps.
 
     Raises ConfigurationError: a judge cannot work as it is configured. `keys_needed`: a model without its
     key, or without a price under a cap in USD, counts as that; not for those who only want to know what is in force.
+    `listeners` are told of each call to a model.
     """
-    return _Builder(config, book, clock, keys_needed, caching).build(definitions)
+    return _Builder(config, book, clock, keys_needed, caching, listeners).build(definitions)
 
 
 class _Builder:
@@ -174,11 +206,15 @@ class _Builder:
         clock: Callable[[], datetime],
         keys_needed: bool,
         caching: Caching,
+        listeners: Sequence[Listener],
     ) -> None:
         self._config = config
         self._clock = clock
         self._keys_needed = keys_needed
+        self._listeners = listeners
+        self._spans: Spans | None = None
         self._prices = prices_of(config)
+        self._grants = LearnedGrants(config.path(config.state), clock)
         self._fence_key = fence_key(book.notes())
         self._redactor = Redactor(config.redact)
         self._judges: Judges | None = None
@@ -203,7 +239,9 @@ class _Builder:
             models=list(self._models.values()),
             processes=self._processes,
             budget=self._budget,
+            grants=self._grants,
             cache=self._cache,
+            spans=self._spans,
         )
 
     def _scorer(self, definition: Definition) -> Scorer:
@@ -225,6 +263,8 @@ class _Builder:
                 assert_never(definition)
 
     def _judges_of(self, definitions: Sequence[Definition]) -> Judges:
+        if self._keys_needed:
+            self._spans = build_spans(self._config, self._redactor.redact)
         folder = self._config.prompts
         prompts = Prompts(None if folder is None else self._config.path(folder))
         groups = joint_groups(definitions, self._config.judge.model).values()
@@ -234,6 +274,7 @@ class _Builder:
             pass_if=_pass_if,
             groups={member.name: group for group in groups for member in group},
             cache=self._cache,
+            watch=unwatched if self._spans is None else self._spans.watch,
         )
 
     def _model(self, definition: JudgeDefinition, named: str | None) -> Model:
@@ -247,7 +288,10 @@ class _Builder:
                     f"set {key} in the environment (judge.model in evaluator.yaml names another model, "
                     "local/smollm2 needs none)"
                 )
-            self._models[name] = build_model(name, settings, self._prices, self._budget)
+            listeners = self._listeners if self._spans is None else (*self._listeners, self._spans.heard)
+            self._models[name] = build_model(
+                name, settings, self._prices, self._budget, listeners=listeners, grants=self._grants
+            )
             unpriced = price_missing(name, settings, self._prices, definition.budget)
             if self._keys_needed and unpriced is not None:
                 # A mistake for `check`; a worker that runs goes on and says so: its tokens are capped all the same.
@@ -275,6 +319,21 @@ def build_cache(config: Config, clock: Callable[[], datetime] = utc_now, *, fres
     )
 
 
+def build_spans(config: Config, redact: Callable[[str], str]) -> "Spans | None":
+    """What sends the calls to models as spans, its texts redacted; None where nobody wants them."""
+    endpoint = config.telemetry.otlp_endpoint
+    if endpoint is None:
+        return None
+    from evaluator.telemetry.spans import Spans
+
+    return Spans(endpoint, redact)
+
+
+def _spares(budget: Budget, scorer: Scorer) -> bool:
+    """Whether a scorer may catch up on the past: the most of the budget is for what is new."""
+    return not scorer.waits or budget.spares([scorer.name])
+
+
 def _affords(budget: Budget, row: Row) -> bool:
     """Whether there may be room for what waits for the budget."""
     wanted = orjson.loads(row.metadata or "{}").get(WANTED)
@@ -296,8 +355,16 @@ def _pass_if(definition: JudgeDefinition) -> Passes | None:
 
 
 def _rule(definition: Definition) -> SelectionRule:
-    condition = None if definition.filter is None else parse_condition(definition.filter, TRACES)
-    return SelectionRule(name=definition.name, filter=condition, sample_rate=definition.sample_rate)
+    columns = SESSIONS if definition.target == "session" else TRACES
+    condition = None if definition.filter is None else parse_condition(definition.filter, columns)
+    of_spans = None if definition.span_filter is None else parse_condition(definition.span_filter, SPANS)
+    return SelectionRule(
+        name=definition.name,
+        filter=condition,
+        sample_rate=definition.sample_rate,
+        target=definition.target,
+        span_filter=of_spans,
+    )
 
 
 def definitions_of(config: Config) -> tuple[Definition, ...]:
@@ -305,13 +372,14 @@ def definitions_of(config: Config) -> tuple[Definition, ...]:
     return configured_guidelines(config).definitions
 
 
-def build_sinks(config: Config, tables: Tables) -> list[Sink]:
-    """The sinks that `publish` names, in its order."""
+def build_sinks(config: Config, tables: Tables, book: Book | None = None) -> list[Sink]:
+    """The sinks that `publish` names, in its order. `book` is the ledger, if it is open already."""
     sinks: list[Sink] = []
     for name in config.publish:
         match name:
             case "annotations":
-                sinks.append(AnnotationsSink(tables.annotations, tables.ledger.open().table_id))
+                ledger = book or tables.ledger.open()
+                sinks.append(AnnotationsSink(tables.annotations, ledger.table_id))
             case "mlflow":
                 sinks.append(LedgerCursorSink(build_publisher(config), tables.ledger.open))
             case _:
@@ -343,16 +411,27 @@ def build_collector(config: Config, host: str) -> "Collector":
     if config.collect.tee == "mlflow":
         leads_to = destination(config.tracking_uri, config.mlflow.experiment, os.environ)
         tee = Tee(config.path(config.state) / "tee", leads_to)
-    stores = {
-        signal.table: DeltaStore(config.table_uri(signal.table), config.storage_options) for signal in SIGNALS
-    }
-    return Collector(stores, tee, token=None if is_loopback(host) else config.http.token)
+    stores = Stores(config)
+    return Collector(
+        {signal.table: stores.of(signal.table) for signal in SIGNALS},
+        tee,
+        token=None if is_loopback(host) else config.http.token,
+    )
 
 
-def build_lease(config: Config, tables: Tables, clock: Callable[[], datetime] = utc_now) -> Lease:
-    return Lease(tables.ledger.open, LIVE_SCOPE, config.path(config.state), clock)
+def build_lease(
+    config: Config, tables: Tables, clock: Callable[[], datetime] = utc_now, shard: Shard = WHOLE
+) -> Lease:
+    """The lease of the live work, or of a shard of it."""
+    scope = LIVE_SCOPE if shard == WHOLE else f"{LIVE_SCOPE}-{shard.name}"
+    return Lease(tables.ledger.open, scope, config.path(config.state), clock)
 
 
 def start_of(config: Config) -> str | timedelta:
     known = ("auto", "earliest", "latest")
     return config.start if config.start in known else parse_duration(config.start)
+
+
+def past_for(config: Config) -> timedelta:
+    """How long a tick may go on with the past (`since`): half of the time to the next one, where that is known."""
+    return LEAST_FOR_THE_PAST if config.cron else max(config.every / 2, LEAST_FOR_THE_PAST)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,11 +13,14 @@ from evaluator.cli.options import (
     Filter,
     JudgeName,
     NoCache,
+    ShardOption,
     Since,
     loaded,
     moment,
+    shard_of,
     time_range,
 )
+from evaluator.cli.progress import progress
 from evaluator.cli.show import percent, print_json, print_summary, print_table, say, say_notes, visible
 from evaluator.errors import ConfigurationError, ModelError
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from evaluator.commands.evaluations import Offline, OfflineRequest
     from evaluator.config import Config
     from evaluator.worker.turns import Turn
+
+Engine = Literal["local", "ray"]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +51,7 @@ def once(
         bool, typer.Option("--no-wait", help="Another worker is at it: say who, and exit.")
     ] = False,
     no_cache: NoCache = False,
+    shard: ShardOption = None,
 ) -> None:
     """Do one tick and exit: read what is new, judge it, publish the results. For cron and CronJobs.
 
@@ -54,10 +60,10 @@ def once(
     from evaluator.wiring import build_tables
     from evaluator.worker.turns import Worker
 
-    settings = loaded(config)
+    settings, part = loaded(config), shard_of(shard)
 
     async def run() -> "Turn":
-        worker = Worker(settings, build_tables(settings), caching="off" if no_cache else "on")
+        worker = Worker(settings, build_tables(settings), caching="off" if no_cache else "on", shard=part)
         try:
             return await worker.turn(wait=not no_wait)
         finally:
@@ -100,7 +106,11 @@ def evaluate(
         float | None, typer.Option("--fail-under", min=0, max=1, help="A gate: exit 3 below this pass rate.")
     ] = None,
     rescore: Annotated[
-        bool, typer.Option("--rescore", help="Judge again what has a result, also past the cache.")
+        bool,
+        typer.Option(
+            "--rescore",
+            help="Judge again what has a result, also past the cache; without a range, all that was ever judged.",
+        ),
     ] = False,
     no_cache: NoCache = False,
     no_write: Annotated[bool, typer.Option("--no-write", help="Only report; write no result.")] = False,
@@ -109,7 +119,14 @@ def evaluate(
         Path | None,
         typer.Option("--guidelines", help="Judges that are not deployed yet; implies --no-write."),
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="Where the work runs: local.")] = "local",
+    engine: Annotated[
+        Engine,
+        typer.Option("--engine", help="Where judging runs: in this process, or as Ray tasks (RAY_ADDRESS)."),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="With --engine ray: worker processes (default: the CPUs)."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A report: FILE.json, .html or .xml (JUnit).")
     ] = None,
@@ -119,19 +136,31 @@ def evaluate(
     """Evaluate a range of time: every result in it, with what is missing scored now. Safe beside `run`.
 
     Example: `evaluator eval --from 2026-11-06 --to 2026-11-07 --fail-under 0.9 --output report.html`
-    """
-    from evaluator.commands.evaluations import OfflineRequest
 
-    if engine != "local":
-        raise ConfigurationError(f'--engine: "{engine}" is not an engine of this version (there is: local)')
+    After an edit: `evaluator eval --judge tone --rescore --dry-run` tells what judging the past anew would cost
+    """
+    from evaluator.commands.evaluations import OfflineRequest, judged_range
+
+    if engine == "local" and workers is not None:
+        raise ConfigurationError("--workers goes with --engine ray: here is one process")
     if write and no_write:
         raise ConfigurationError("--write and --no-write exclude each other")
-    if compare_batch and (dry_run or write or output is not None or fail_under is not None):
+    if dry_run and (write or output is not None or fail_under is not None):
         raise ConfigurationError(
-            "--compare-batch goes without --dry-run, --write, --output and --fail-under: it only compares"
+            "--dry-run goes without --write, --output and --fail-under: nothing is judged that could be written or held "
+            "against a rate"
         )
-    begin, stop = time_range(start, end, last)
+    if compare_batch and (
+        dry_run or write or output is not None or fail_under is not None or engine != "local"
+    ):
+        raise ConfigurationError(
+            "--compare-batch goes without --dry-run, --write, --output, --fail-under and --engine: it only compares"
+        )
     settings = loaded(config)
+    if rescore and start is end is last is None:
+        begin, stop = judged_range(settings, judge or ())
+    else:
+        begin, stop = time_range(start, end, last)
     request = OfflineRequest(
         start=begin,
         end=stop,
@@ -143,8 +172,12 @@ def evaluate(
         no_cache=no_cache,
         guidelines=None if guidelines is None else guidelines.absolute(),
         write=write or not (no_write or guidelines is not None),
+        engine=engine,
+        workers=workers,
     )
     if dry_run:
+        if engine != "local":
+            say(f"--dry-run reads the range in this process, and not on {engine}")
         _show_estimate(settings, request, as_json)
         return
     if compare_batch:
@@ -214,6 +247,7 @@ def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool)
         "output tokens, about",
         "cost, about",
         "in the cache",
+        "in one call with",
     )
     print_table(
         columns,
@@ -228,10 +262,13 @@ def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool)
                 one.output_tokens,
                 _cost(one.cost_usd, one.calls),
                 one.cached or "",
+                ", ".join(one.joint_with),
             )
             for one in told.scorers
         ),
     )
+    for note in told.notes:
+        print(note)
     print(f"{told.traces} traces in the range, {told.reused} results are there already; nothing was called")
 
 
@@ -253,7 +290,8 @@ def _show_evaluation(
 
     if output is not None:
         check_output(output)
-    done: Offline = asyncio.run(run_offline(settings, request))
+    with progress("traces evaluated") as tell:
+        done: Offline = asyncio.run(run_offline(settings, request, tell))
     summary = done.evaluation.summary
     if as_json:
         print_json(summary.to_json())
@@ -263,6 +301,7 @@ def _show_evaluation(
     if output is not None:
         write_report(done.evaluation, output)
         say(f"{output} written")
+    done.check_whole()
     done.check_models()
     if fail_under is not None:
         _gate(done, fail_under)
@@ -307,7 +346,10 @@ def try_judge(
         print_json([trial.to_json() for trial in trials])
         return
     for trial in trials:
-        print(f"=== trace {trial.trace_id} · {judge} {trial.version}")
+        about = (
+            f"trace {trial.trace_id}" if trial.span_id is None else f"span {trial.trace_id}:{trial.span_id}"
+        )
+        print(f"=== {about} · {judge} {trial.version}")
         for message in trial.messages:
             print(visible(f"--- {message['role']}\n{message['content']}"))
         for reply in trial.replies:

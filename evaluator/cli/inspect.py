@@ -50,20 +50,34 @@ def explain(
     Example: `evaluator explain e4fbc7bf8026c0dd979fcdd6ccb4f862`
     """
     from evaluator.commands.explanation import explain as explained
-    from evaluator.commands.inspection import versions_in_force
+    from evaluator.commands.inspection import judges_of_sessions, versions_in_force
     from evaluator.wiring import build_tables
 
     settings = loaded(config)
     tables = build_tables(settings)
-    told = explained(trace_id, tables.spans, tables.ledger, versions_in_force(settings, tables))
+    in_force = versions_in_force(settings, tables)
+    told = explained(trace_id, tables.spans, tables.ledger, in_force, judges_of_sessions(settings))
     if as_json:
         print_json(asdict(told))
     else:
         print(f"trace {told.trace_id}: {told.state}, {told.why}")
+        if told.session:
+            print(f"its session {told.session_id}: {told.session}")
+        of_spans = any(one.span_id for one in told.scorers)
         rows = [
-            (one.scorer, one.version, one.state, one.value, one.why, one.rationale) for one in told.scorers
+            (
+                one.scorer,
+                *([one.span_id or ""] if of_spans else []),
+                one.version,
+                one.state,
+                one.value,
+                one.why,
+                one.rationale,
+            )
+            for one in told.scorers
         ]
-        print_table(("scorer", "version", "state", "value", "why", "rationale"), rows)
+        columns = ("version", "state", "value", "why", "rationale")
+        print_table(("scorer", *(["span"] if of_spans else []), *columns), rows)
     if not told.found and told.state == "unknown":
         raise typer.Exit(1)
 
@@ -115,6 +129,13 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
         ),
         zone=zone,
     )
+    for one in told.catch_ups:
+        if not one["done"]:
+            stands = "" if one["in_force"] else ", ended: this version is no longer in force"
+            print(
+                f"catching up: {one['scorer']} {one['version']} from {cell(one['start'], zone)} to "
+                f"{cell(one['end'], zone)}, at {cell(one['upto'], zone)} ({percent(one['share'])}){stands}"
+            )
     _show_spend(told.spend)
     for sink in told.sinks:
         behind = sink["error"] or ("up to date" if not sink["behind"] else f"{sink['behind']} commits behind")

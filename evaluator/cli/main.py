@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from evaluator import __version__
-from evaluator.cli import evaluate, inspect, serve, setup
+from evaluator.cli import evaluate, inspect, serve, setup, upkeep
 from evaluator.errors import EvaluatorError
 
 os.environ.setdefault(
@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (setup, serve, evaluate, inspect):
+for commands in (setup, serve, evaluate, inspect, upkeep):
     commands.register(app)
 
 

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from evaluator.errors import ConfigurationError
+from evaluator.shards import Shard, parse_shard
 
 if TYPE_CHECKING:
     from evaluator.config import Config
@@ -22,6 +23,15 @@ ConfigFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, for machines.")]
 JudgeName = Annotated[str | None, typer.Option("--judge", help="The judge's or scorer's name.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        envvar="EVALUATOR_SHARD",
+        help="Decide only this part of the traces (0/4 to 3/4 for four workers); 0/1 takes all of it back.",
+    ),
+]
 Since = Annotated[str | None, typer.Option("--since", help="From then on: a date, an ISO time, or 24h, 7d.")]
 Filter = Annotated[str | None, typer.Option("--filter", help="A SQL condition over the trace's columns.")]
 
@@ -36,7 +46,7 @@ def loaded(config: Path | None, **overrides: Any) -> "Config":
     """The configuration, with what the command line says over it; logging starts as it says."""
     from evaluator.config import load_config
     from evaluator.redaction import Redactor
-    from evaluator.telemetry import start_logging
+    from evaluator.telemetry.logs import start_logging
 
     settings = load_config(
         config, overrides={key: value for key, value in overrides.items() if value is not None}
@@ -96,3 +106,11 @@ def time_range(start: str | None, end: str | None, last: str | None) -> tuple[da
     if begin >= stop:
         raise ConfigurationError(f"--from {start} is not before --to {end}")
     return begin, stop
+
+
+def shard_of(text: str | None) -> Shard | None:
+    """The shard that an option names. Raises ConfigurationError."""
+    try:
+        return None if text is None else parse_shard(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--shard: {error}") from error

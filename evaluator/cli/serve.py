@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evaluator.cli.options import ConfigFile, NoCache, loaded
+from evaluator.cli.options import ConfigFile, NoCache, ShardOption, loaded, shard_of
 from evaluator.cli.show import say
 
 if TYPE_CHECKING:
     from evaluator.collector.server import Collector
     from evaluator.config import Config
+    from evaluator.shards import Shard
     from evaluator.wiring import Caching
 
 
@@ -32,6 +33,7 @@ def run(
         bool, typer.Option("--collect", help="Receive OTLP too, on the same host.")
     ] = False,
     no_cache: NoCache = False,
+    shard: ShardOption = None,
     config: ConfigFile = None,
 ) -> None:
     """Work until told to stop: a tick every N minutes, and /healthz, /readyz, /metrics beside it.
@@ -41,10 +43,10 @@ def run(
     Example: `evaluator run --collect`
     """
     settings = loaded(config, **{"http.host": host, "http.port": port})
-    asyncio.run(_run(settings, collecting, "off" if no_cache else "on"))
+    asyncio.run(_run(settings, collecting, "off" if no_cache else "on", shard_of(shard)))
 
 
-async def _run(config: "Config", collecting: bool, caching: "Caching") -> None:
+async def _run(config: "Config", collecting: bool, caching: "Caching", shard: "Shard | None") -> None:
     from evaluator.wiring import build_tables
     from evaluator.worker.service import Service
 
@@ -52,8 +54,14 @@ async def _run(config: "Config", collecting: bool, caching: "Caching") -> None:
     try:
         if collecting:
             collector = await _started(config, config.http.host)
-        routes = collector.routes() if collector is not None else ()
-        service = Service(config, build_tables(config), routes=routes, caching=caching)
+        service = Service(
+            config,
+            build_tables(config),
+            routes=collector.routes() if collector is not None else (),
+            received=collector.counters if collector is not None else None,
+            caching=caching,
+            shard=shard,
+        )
         await service.run(config.http.host, config.http.port, lambda address: say(f"serving on {address}"))
     finally:
         if collector is not None:

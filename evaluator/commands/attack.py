@@ -169,7 +169,7 @@ async def _attacked(judge: _Asked, definition: JudgeDefinition, cases: Mapping[s
     usages: list[Usage] = []
     references: dict[str, Feedback] = {}
     for on, case in cases.items():
-        scored, took = await judge.score(case.record())
+        scored, took = await judge.score(case.record(definition.target))
         usages += [usage for usage in took if usage.calls]
         references[on] = _reference(definition.name, on, scored)
 
@@ -187,8 +187,8 @@ async def _attacked(judge: _Asked, definition: JudgeDefinition, cases: Mapping[s
         if case.passes is not None and reference.passed is not case.passes:
             return tried
         text = attack.injected(wanted if isinstance(wanted, str) else json.dumps(wanted))
-        attacked = case.attacked(attack.place, text).record()
-        if not judge.sees(attacked, case.record()):
+        attacked = case.attacked(attack.place, text).record(definition.target)
+        if not judge.sees(attacked, case.record(definition.target)):
             return replace(tried, state=State.UNSEEN)
         scored, took = await judge.score(attacked)
         usages.extend(usage for usage in took if usage.calls)

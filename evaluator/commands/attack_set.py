@@ -10,7 +10,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal, cast, get_args
 
-from evaluator.dataset.records import Record, record_of_trace
+from evaluator.dataset.records import Record, record_of_span, record_of_trace
+from evaluator.guidelines.definitions import TargetKind
 from evaluator.traces.assembly import assemble
 from evaluator.traces.trace import Span
 from evaluator.yamlfile import load_yaml
@@ -82,14 +83,15 @@ class Case:
         """The same record with a text at the end of one of its parts."""
         return replace(self, **cast(dict[str, Any], {place: f"{getattr(self, place)}\n\n{text}"}))
 
-    def record(self) -> Record:
-        """As the trace of an agent that asked a tool, looked up a document and answered."""
+    def record(self, target: TargetKind = "trace") -> Record:
+        """As the trace of an agent that asked a tool, looked up a document and answered, or as its first span."""
         spans = [
             _span(1, None, "AGENT", {"input.value": self.request, "output.value": self.response}),
             _span(2, 1, "TOOL", {"tool.name": "tickets", "output.value": self.tool_output}),
             _span(3, 1, "RETRIEVER", {"retrieval.documents.0.document.content": self.document}),
         ]
-        return record_of_trace(assemble(spans[0].trace_id, spans, incomplete=False))
+        trace = assemble(spans[0].trace_id, spans, incomplete=False)
+        return record_of_span(trace, 0) if target == "span" else record_of_trace(trace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

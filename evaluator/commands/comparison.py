@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evaluator.chunk import EvaluationParts, Range
 from evaluator.commands.evaluations import OfflineRequest, wanted_definitions
 from evaluator.config import Config
 from evaluator.errors import ConfigurationError
 from evaluator.feedback import Scored, Unscored
 from evaluator.guidelines.definitions import Definition, JudgeDefinition
 from evaluator.guidelines.groups import SHARED, GroupKey, group_key
-from evaluator.offline import EvaluationParts, Range, pending_work
+from evaluator.offline import pending_work
 from evaluator.score import Active, Assignment, score
 from evaluator.wiring import build_scorers, build_tables, utc_now
 
@@ -49,7 +50,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A trace on which a judge said something else in the group than alone."""
+    """A trace (or a span, `trace:span`) on which a judge said something else in the group than alone."""
 
     trace_id: str
     single: str
@@ -187,7 +188,7 @@ async def _compare(comparison: Comparison, single: Sequence[Assignment], joint: 
     for assignment, one, other in zip(single, alone.results, together.results, strict=True):
         comparison.single.add(one)
         comparison.joint.add(other)
-        comparison.judges[assignment.scorer.name].add(assignment.record.trace.trace_id, one, other)
+        comparison.judges[assignment.scorer.name].add(assignment.record.target.target_id, one, other)
 
 
 def _groups(definitions: Iterable[Definition], model: str) -> list[list[JudgeDefinition]]:

@@ -1,33 +1,43 @@
 """Why a trace has the results it has, and why it lacks the others."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 import orjson
 
-from evaluator.ports import LedgerPort, SpanSource
+from evaluator.notes import CatchUp, catch_ups
+from evaluator.ports import Book, LedgerPort, SpanSource
+from evaluator.shards import shards_of
 from evaluator.tables.rows import Row, State
-from evaluator.traces.assembly import gather
+from evaluator.traces.assembly import Pending, assemble, gather
 
-Told = State | Literal["filtered", "sampled out", "skipped", "not scored", "not read", "unknown"]
+Told = State | Literal["filtered", "sampled out", "skipped", "not scored", "not read", "forgotten", "unknown"]
 
 WAITING_FOR = {
+    "session_idle": "it may go on",
     "no_root": "its root span has not arrived",
     "root_not_ended": "its root span has not ended",
     "settling": "spans of it arrived a moment ago",
 }
+FORGOTTEN_WHY = "what was known of it was erased (`evaluator forget`), and it is not judged again; since"
+AGAIN = {"paused": "after `evaluator resume`", "budget": "when the budget has room"}
+"""When what was held back is judged; all else at the next tick."""
+
+
+LATER = "this version came into force after the trace was decided: `evaluator eval` scores the past"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
-    """What is known of one scorer and the trace; `why` is a sentence."""
+    """What is known of one scorer and the trace; `why` is a sentence, `reason` its word where there is no result."""
 
     scorer: str
     version: str | None
     state: Told
     why: str
+    reason: str | None = None
     revision: int = 0
     value: Any = None
     passed: bool | None = None
@@ -36,37 +46,125 @@ class Explained:
     due: datetime | None = None
     at: datetime | None = None
     span_id: str | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """A trace's state, and that of every scorer for it. `found`: whether its spans are in the table."""
+    """A trace's state, and that of every scorer for it. `found`: whether its spans are in the table.
+
+    Where it is a turn of a session that is judged: `session_id`, and how that stands.
+    """
 
     trace_id: str
     found: bool
     state: Told
     why: str
     scorers: Sequence[Explained]
+    session_id: str | None = None
+    session: str | None = None
 
 
-def explain(trace_id: str, spans: SpanSource, ledger: LedgerPort, in_force: Mapping[str, str]) -> Explanation:
-    """Everything the ledger tells of a trace; `in_force` are the versions of the scorers of today.
+def explain(
+    trace_id: str,
+    spans: SpanSource,
+    ledger: LedgerPort,
+    in_force: Mapping[str, str],
+    of_sessions: Collection[str] = (),
+) -> Explanation:
+    """Everything the ledger tells of a trace, and of the session that it is a turn of.
 
-    Raises TableError.
+    `in_force` are the versions of the scorers of today, `of_sessions` the names of those that judge sessions. Raises
+    TableError.
     """
     trace_id = trace_id.lower().removeprefix("tr-")
     book = ledger.open()
-    rows = sorted(book.of_trace(trace_id), key=lambda row: row.seq)
+    rows = sorted(book.of_trace(trace_id), key=lambda row: (row.revision, row.seq))
+    rows = [row for row in rows if row.target_type != "SESSION"]
     target = next((row for row in reversed(rows) if row.scorer is None), None)
     results = [row for row in rows if row.scorer is not None]
     snapshot = spans.open()
-    found = trace_id in gather(snapshot.around([trace_id], None))
+    pending = gather(snapshot.around([trace_id], None)).get(trace_id)
+    found = pending is not None
     state, why = _of_target(target, found, book.cursor(snapshot.table_id) is None)
+    past = _past(pending, catch_ups(book.notes(), shards_of(book.shards)))
     told = [_of_result(row) for row in results]
-    told += _passed_over(target, in_force, {(row.scorer, row.version) for row in results}, state, why)
+    of_traces = {name: version for name, version in in_force.items() if name not in of_sessions}
+    told += _passed_over(target, of_traces, {(row.scorer, row.version) for row in results}, past, state, why)
+    session = _Session(book, target, {name: in_force[name] for name in of_sessions if name in in_force})
+    told += session.told(state, why)
     order = {name: index for index, name in enumerate(in_force)}
     told.sort(key=lambda one: (order.get(one.scorer, len(order)), one.scorer, str(one.at)))
-    return Explanation(trace_id=trace_id, found=found, state=state, why=why, scorers=told)
+    return Explanation(
+        trace_id=trace_id,
+        found=found,
+        state=state,
+        why=why,
+        scorers=told,
+        session_id=session.session_id,
+        session=session.why,
+    )
+
+
+class _Session:
+    """What the ledger tells of the session that a trace is a turn of."""
+
+    def __init__(self, book: Book, turn: Row | None, in_force: Mapping[str, str]) -> None:
+        self.session_id = turn.session_id if turn is not None else None
+        self._in_force = in_force
+        rows = book.of_session(self.session_id) if self.session_id else []
+        self._results = [row for row in rows if row.scorer is not None]
+        self._target = max(
+            (row for row in rows if row.scorer is None), key=lambda row: (row.revision, row.seq), default=None
+        )
+        covered = self._target is not None and turn is not None and self._target.upto and turn.at
+        self._after = bool(covered) and turn.at > self._target.upto  # type: ignore[union-attr,operator]  # both are known
+
+    @property
+    def why(self) -> str | None:
+        """How the session stands, in a sentence."""
+        target = self._target
+        if self.session_id is None or (target is None and not self._in_force):
+            return None
+        if target is None:
+            return "no judge of sessions was in force when this trace was decided"
+        if target.state == "waiting":
+            return f"waiting: {WAITING_FOR['session_idle']}; judged {_when(target.due)} unless another trace comes"
+        after = "; this trace was decided after, with no judge of sessions in force" if self._after else ""
+        return f"decided {_when(target.at)} as revision {target.revision}{after}"
+
+    def told(self, state: Told, why: str) -> Iterable[Explained]:
+        """What is known of each scorer of sessions; of the trace itself there is `state` and `why`."""
+        for row in self._results:
+            yield replace(_of_result(row), session_id=self.session_id)
+        known = {(row.scorer, row.version) for row in self._results}
+        target = self._target
+        if target is not None and target.state == "done":
+            told = _passed_over(target, self._in_force, known, {}, state, why)
+            yield from (replace(one, session_id=self.session_id) for one in told)
+            return
+        for name, version in self._in_force.items():
+            if (name, version) in known:
+                continue
+            if target is not None:
+                yield Explained(
+                    scorer=name,
+                    version=version,
+                    state="waiting",
+                    why=f"its session may go on; judged {_when(target.due)}",
+                    session_id=self.session_id,
+                )
+            elif state == "done" and self.session_id is None:
+                yield Explained(
+                    scorer=name, version=version, state="skipped", why="the trace names no session"
+                )
+            else:
+                yield Explained(
+                    scorer=name,
+                    version=version,
+                    state="not scored" if state == "done" else state,
+                    why=LATER if state == "done" else why,
+                )
 
 
 def _of_target(target: Row | None, found: bool, never_ticked: bool) -> tuple[Told, str]:
@@ -74,11 +172,13 @@ def _of_target(target: Row | None, found: bool, never_ticked: bool) -> tuple[Tol
         return "unknown", "the spans table holds no span of it"
     if target is None:
         when = (
-            "no tick has run yet"
+            "no tick has come to its end yet"
             if never_ticked
-            else "it arrived after the last tick, or before scoring began"
+            else "it arrived after the last tick or before scoring began, or a judge cannot work as it is configured"
         )
         return "not read", f"{when}: the next tick reads what is new, `evaluator eval` scores the past"
+    if target.forgotten:
+        return "forgotten", f"{FORGOTTEN_WHY} {_when(target.at)}"
     if target.state == "waiting":
         return (
             "waiting",
@@ -92,14 +192,16 @@ def _passed_over(
     target: Row | None,
     in_force: Mapping[str, str],
     known: set[tuple[str | None, str | None]],
+    past: Mapping[tuple[str, str], str],
     state: Told,
     why: str,
 ) -> Iterable[Explained]:
     """The scorers without a result of their own for the trace."""
-    if target is None or target.state != "done":
+    if target is None or target.state != "done" or target.forgotten:
         for name, version in in_force.items():
             if (name, version) not in known:
-                yield Explained(scorer=name, version=version, state=state, why=why)
+                told = past.get((name, version), why)
+                yield Explained(scorer=name, version=version, state=state, why=told)
         return
     decided: dict[str, str] = orjson.loads(target.set or "{}")
     skipped: dict[str, str] = orjson.loads(target.skipped or "{}")
@@ -118,8 +220,25 @@ def _passed_over(
                 scorer=name,
                 version=version,
                 state="not scored",
-                why="this version came into force after the trace was decided: `evaluator eval` scores the past",
+                why=past.get((name, version), LATER),
             )
+
+
+def _past(pending: Pending | None, known: Iterable[CatchUp]) -> dict[tuple[str, str], str]:
+    """What became of a trace in the past that versions of scorers catch up on, where it is in their range."""
+    if pending is None:
+        return {}
+    began = assemble(pending.trace_id, pending.spans, incomplete=False).start_time
+    said = {}
+    for one in known:
+        if began is not None and one.start <= began < one.end:
+            said[one.scorer, one.version] = (
+                "the catch-up on the past (`since`) passed it over: filtered, sampled out, without a span that matches, or "
+                "not in the table then"
+                if one.upto > began
+                else f"the catch-up on the past (`since`) has come to {_when(one.upto)} and will come to it"
+            )
+    return said
 
 
 def _skip_state(reason: str) -> Told:
@@ -133,7 +252,7 @@ def _of_result(row: Row) -> Explained:
         case "scored":
             why = f"scored {_when(row.at)}"
         case "deferred":
-            why = f"deferred ({row.reason}): {row.error}"
+            why = f"deferred ({row.reason}): {row.error}; again {AGAIN.get(row.reason or '', 'at the next tick')}"
         case "unscored" if row.due is not None:
             why = f"{row.reason}: {row.error}; tried {row.attempts} times, again {_when(row.due)}"
         case "unscored":
@@ -145,6 +264,7 @@ def _of_result(row: Row) -> Explained:
         version=row.version,
         state=row.state,
         why=why,
+        reason=None if row.state == "scored" else row.reason,
         revision=row.revision,
         value=orjson.loads(row.value) if row.value else None,
         passed=row.passed,

@@ -13,6 +13,11 @@ from evaluator.notes import paused
 from evaluator.wiring import Tables, build_scorers, build_sinks, build_tables, definitions_of, utc_now
 
 
+def judges_of_sessions(config: Config) -> set[str]:
+    """The names of the judges and scorers in force that look at sessions."""
+    return {one.name for one in definitions_of(config) if one.target == "session"}
+
+
 def versions_in_force(config: Config, tables: Tables) -> Mapping[str, str]:
     """The versions of today's scorers by name; no key and no model is needed to tell them."""
     scorers = build_scorers(config, definitions_of(config), tables.ledger.open(), keys_needed=False)
@@ -44,4 +49,5 @@ async def current_status(config: Config) -> Status:
         utc_now(),
     )
     scorers = [{**one, "in_force": in_force.get(one["name"]) == one["version"]} for one in told.scorers]
-    return replace(told, scorers=scorers, notes=[*told.notes, *notes])
+    past = [{**one, "in_force": in_force.get(one["scorer"]) == one["version"]} for one in told.catch_ups]
+    return replace(told, scorers=scorers, catch_ups=past, notes=[*told.notes, *notes])

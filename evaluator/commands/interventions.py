@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from evaluator.config import Config, nearest
-from evaluator.decisions import without_spend
+from evaluator.decisions import newest_revisions, without_spend
 from evaluator.errors import ConfigurationError
 from evaluator.guidelines.definitions import JudgeDefinition
 from evaluator.notes import EVERY_JUDGE, pause_units, paused
@@ -20,10 +20,13 @@ def retry_unscored(config: Config, since: datetime | None, judge: str | None) ->
         _known_judge(config, judge)
     book = build_tables(config).ledger.open()
     now = utc_now()
+    results = book.rows("scorer is not null")
+    newest = newest_revisions(results)
     given_up = [
         row
-        for row in book.rows("scorer is not null").values()
+        for row in results.values()
         if row.state == "unscored"
+        and row.revision == newest[row.key[:4]]
         and row.due is None
         and (judge is None or row.scorer == judge)
         and (since is None or (row.at is not None and row.at >= since))

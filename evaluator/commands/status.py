@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,8 @@ import pyarrow as pa
 
 from evaluator.errors import SinkError, TableError
 from evaluator.models.account import ALL, Account
+from evaluator.notes import CatchUp, catch_ups
+from evaluator.shards import shards_of
 from evaluator.sinks.sink import Sink
 from evaluator.tables.accounts import account_of
 from evaluator.tables.ledger import CONTROL, Book, Ledger
@@ -33,6 +35,7 @@ class Status:
     sinks: Sequence[Mapping[str, Any]]
     last_runs: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
+    catch_ups: Sequence[Mapping[str, Any]] = ()
 
 
 _COLUMNS = [
@@ -88,7 +91,9 @@ async def status(
     if cursor is None:
         notes.append("no tick has run yet")
     if book.floor is not None:
-        notes.append(f"traces that ended before {book.floor:%Y-%m-%d %H:%M}Z are out of scope (`start`)")
+        notes.append(
+            f"traces that ended before {book.floor:%Y-%m-%d %H:%M}Z are out of scope (`start`, `retention`)"
+        )
     return Status(
         cursor=cursor,
         spans_version=snapshot.version,
@@ -102,7 +107,14 @@ async def status(
         sinks=[await _sink(sink, book.seq) for sink in sinks()],
         last_runs=runs,
         notes=notes,
+        catch_ups=[_caught_up(one) for one in catch_ups(book.notes(), shards_of(book.shards))],
     )
+
+
+def _caught_up(one: CatchUp) -> dict[str, Any]:
+    """A past that a version of a scorer catches up on (`since`), and the share of it that is done."""
+    share = (one.upto - one.start) / (one.end - one.start) if one.end > one.start else 1.0
+    return {**asdict(one), "done": one.done, "share": min(share, 1.0)}
 
 
 def _counted(book: Book, today: datetime) -> list[list[dict[str, Any]]]:

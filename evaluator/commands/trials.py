@@ -1,21 +1,25 @@
 """Trying judges without writing anything: on real traces, and on their own examples."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from evaluator.config import Config, nearest
-from evaluator.dataset.records import Record, record_of_trace
+from evaluator.dataset.records import Record, record_of_session, record_of_span, record_of_trace
+from evaluator.dataset.selection import NO_SPAN, SelectionRule, select
 from evaluator.errors import ConfigurationError, EvaluatorError
 from evaluator.feedback import Feedback, Scored
-from evaluator.guidelines.definitions import JudgeDefinition
+from evaluator.guidelines.definitions import JudgeDefinition, TargetKind
 from evaluator.guidelines.groups import with_companions
 from evaluator.scorers.judge import ModelScorer
 from evaluator.scorers.scorer import Scorer
-from evaluator.traces.assembly import assemble, gather, has_ended_root
+from evaluator.traces.assembly import Pending, assemble, gather, has_ended_root
+from evaluator.traces.sessions import session_of
 from evaluator.traces.trace import Span, Trace
 from evaluator.wiring import Tables, build_scorers, build_tables, definitions_of
+
+SPANS_TRIED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +27,7 @@ class Trial:
     """One judging that was only tried: what was sent, what came back, and the result."""
 
     trace_id: str
+    span_id: str | None
     version: str
     messages: Sequence[dict[str, Any]]
     replies: Sequence[str]
@@ -50,6 +55,7 @@ class Trial:
         scored = isinstance(outcome, Feedback)
         return {
             "trace_id": self.trace_id,
+            "span_id": self.span_id,
             "version": self.version,
             "messages": list(self.messages),
             "replies": list(self.replies),
@@ -72,7 +78,9 @@ async def try_scorer(
 ) -> list[Trial]:
     """Judge one trace, or the `last` ones, with one judge or scorer. Raises EvaluatorError.
 
-    `cached`: a result that the cache holds is shown in place of a fresh reply.
+    Of a judge of spans: the first SPANS_TRIED that match in each of the traces; of one of sessions: the trace's session, or
+    the last ones. `cached`: a result that the cache
+    holds is shown in place of a fresh reply.
     """
     definitions = definitions_of(config)
     known = [definition.name for definition in definitions]
@@ -84,10 +92,47 @@ async def try_scorer(
     scorers = build_scorers(config, built, tables.ledger.open(), caching="on" if cached else "off")
     try:
         [entry] = scorers.only([name]).entries
-        traces = [find_trace(tables, trace_id)] if trace_id else _last(tables, last)
-        return [await _try(entry.scorer, record_of_trace(trace)) for trace in traces]
+        if entry.rule.target == "session":
+            records = _sessions(tables, find_trace(tables, trace_id) if trace_id else None, last)
+        else:
+            traces = [find_trace(tables, trace_id)] if trace_id else _last(tables, last)
+            records = [record for trace in traces for record in _records(entry.rule, trace)]
+        if not records:
+            raise EvaluatorError(f"--judge {name}: {NO_SPAN} in {'it' if trace_id else 'the last traces'}")
+        return [await _try(entry.scorer, record) for record in records]
     finally:
         await scorers.close()
+
+
+def _sessions(tables: Tables, turn: Trace | None, count: int) -> list[Record]:
+    """The session of a trace, or those that went on last, whole as the spans table has them. Raises EvaluatorError."""
+    if turn is not None and turn.session_id is None:
+        raise EvaluatorError(f"{turn.trace_id}: the trace names no session")
+    if turn is not None:
+        names = [turn.session_id or ""]
+    else:
+        newest = "select session_id from traces where session_id is not null group by session_id order by max(start_time) desc"
+        names = tables.views.query(f"{newest} nulls last limit ?", [count]).column("session_id").to_pylist()
+    if not names:
+        raise EvaluatorError("the spans table holds no trace of a session yet")
+    records = []
+    for name in names:
+        turns = tables.views.query("select trace_id from traces where session_id = ?", [name])
+        found = gather(tables.spans.open().around(turns.column("trace_id").to_pylist(), None))
+        records.append(record_of_session(session_of(name, map(_assembled, found.values()))))
+    return records
+
+
+def _assembled(pending: Pending) -> Trace:
+    return assemble(pending.trace_id, pending.spans, incomplete=not has_ended_root(pending.spans))
+
+
+def _records(rule: SelectionRule, trace: Trace) -> Sequence[Record]:
+    """What is tried of a trace, whatever filter and rate say of it."""
+    if rule.target != "span":
+        return [record_of_trace(trace)]
+    [selection] = select([trace], [replace(rule, filter=None, sample_rate=1.0)])
+    return selection.records.get(rule.name, ())[:SPANS_TRIED]
 
 
 async def _try(scorer: Scorer, record: Record) -> Trial:
@@ -101,6 +146,7 @@ async def _try(scorer: Scorer, record: Record) -> Trial:
         [scored] = await scorer.score([record])
     return Trial(
         trace_id=record.trace.trace_id,
+        span_id=record.target.span_id,
         version=scorer.version,
         messages=messages,
         replies=replies,
@@ -162,7 +208,8 @@ async def run_examples(config: Config) -> list[ExampleResult]:
         for entry in scorers.only([judge.name for judge in judges]).entries:
             assert isinstance(entry.definition, JudgeDefinition)
             for number, example in enumerate(entry.definition.examples, start=1):
-                [scored] = await entry.scorer.score([_example_record(example.inputs, example.outputs)])
+                record = _example_record(example.inputs, example.outputs, entry.rule.target)
+                [scored] = await entry.scorer.score([record])
                 results.append(_compared(entry.scorer.name, number, example.expect, scored))
     finally:
         await scorers.close()
@@ -179,7 +226,7 @@ def _compared(judge: str, number: int, expected: str, scored: Scored) -> Example
     return ExampleResult(judge=judge, number=number, expected=expected, got=got, rationale=rationale)
 
 
-def _example_record(inputs: object, outputs: object) -> Record:
+def _example_record(inputs: object, outputs: object, target: TargetKind) -> Record:
     """An example as the record of a trace of one span."""
     start = datetime(2026, 1, 1, tzinfo=UTC)
     root = Span(
@@ -191,4 +238,13 @@ def _example_record(inputs: object, outputs: object) -> Record:
         attributes={"input.value": inputs, "output.value": outputs},
         status="OK",
     )
-    return record_of_trace(assemble(root.trace_id, [root], incomplete=False))
+    trace = assemble(root.trace_id, [root], incomplete=False)
+    match target:
+        case "span":
+            return record_of_span(trace, 0)
+        case "session":
+            return record_of_session(session_of("example", [trace]))
+        case "trace":
+            return record_of_trace(trace)
+        case _:
+            assert_never(target)
