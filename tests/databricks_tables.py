@@ -45,7 +45,7 @@ def write_v2_variant(path: Path | str, spans: Sequence[Span], *, shredded: bool 
         table = table.set_column(table.schema.get_field_index("attributes"), "attributes", column)
     file = path / f"part-{version:05d}.parquet"
     pq.write_table(table, file)
-    actions = [_add(file, spans), {"commitInfo": {"timestamp": _now_ms(), "operation": "WRITE"}}]
+    actions = [_add(file, spans), {"commitInfo": {"timestamp": now_ms(), "operation": "WRITE"}}]
     if version == 0:
         actions = [*_table_actions(shredded), *actions]
     log = path / "_delta_log" / f"{version:020d}.json"
@@ -157,7 +157,7 @@ def _table_actions(shredded: bool) -> list[dict[str, Any]]:
                 "schemaString": json.dumps(_with_variant(schema)),
                 "partitionColumns": [],
                 "configuration": {},
-                "createdTime": _now_ms(),
+                "createdTime": now_ms(),
             }
         },
     ]
@@ -189,12 +189,12 @@ def _add(file: Path, spans: Sequence[Span]) -> dict[str, Any]:
             "path": file.name,
             "partitionValues": {},
             "size": file.stat().st_size,
-            "modificationTime": _now_ms(),
+            "modificationTime": now_ms(),
             "dataChange": True,
             "stats": json.dumps({"numRecords": len(spans), **bounds}),
         }
     }
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
     return int(datetime.now(UTC).timestamp() * 1000)

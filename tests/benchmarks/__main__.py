@@ -6,7 +6,7 @@
 import argparse
 from collections.abc import Callable
 
-from tests.benchmarks import collector, idle, judging, startup, tick
+from tests.benchmarks import collector, idle, judging, ray, scale, startup, tick, upkeep
 
 BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "startup": startup.main,
@@ -14,6 +14,9 @@ BENCHMARKS: dict[str, Callable[[bool], None]] = {
     "idle": idle.main,
     "collector": collector.main,
     "judging": judging.main,
+    "scale": scale.main,
+    "ray": ray.main,
+    "upkeep": upkeep.main,
 }
 
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from tests.traffic import NOON, answer, span
 LATENCY = 0.2
 IN_FLIGHT = 128
 TRACES, JUDGES = 1_000, 3
+WARM_TRACES = 200
 GUIDELINES = (
     "The response must answer the question that was asked.",
     "The response must be polite and must not blame the user.",
@@ -41,11 +42,12 @@ PARTS = ("raw", "litellm", "endpoint", "mlflow")
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a client did: judgements, wall seconds and CPU seconds of its own process."""
+    """What a client did: judgements, wall seconds and CPU seconds of its own process, tokens it sent."""
 
     count: int
     seconds: float
     cpu: float
+    tokens: int = 0
 
     @property
     def rate(self) -> float:
@@ -57,18 +59,40 @@ def main(quick: bool = False) -> None:
     traces = TRACES // 5 if quick else TRACES
     body = a_request()
     with provider("--latency", str(LATENCY)) as address:
-        raw = best(lambda: loop("raw", address, traces * JUDGES, body), 1 if quick else 3)
-        print_rate("raw aiohttp loop", raw, f"{IN_FLIGHT} in flight, {LATENCY * 1000:.0f} ms")
-        single = best(lambda: whole(address, traces), 1 if quick else 3)
-        share = single.rate / raw.rate
-        print_rate("evaluator once, one call a judgement", single, f"{share:.0%} of raw (aim: 85 %)")
-        aim = f"{single.cpu / single.count * 1000:.2f} ms"
-        row("  CPU of a judgement, table to annotations", aim, "aim: 1.2 ms")
+        single = compare_raw(address, body, traces, 1 if quick else 3)
+        joint = compare_joint(address, single, traces, 1 if quick else 3)
         compare_litellm(address, body, 300 if quick else 1_500)
-        compare_mlflow(address, single, 20 if quick else 60)
+        compare_mlflow(address, single, joint, 20 if quick else 60)
     measure_limited(100 if quick else 300)
     measure_faults(60 if quick else 300)
     measure_memory(2_000 if quick else 100_000)
+
+
+def compare_raw(address: str, body: bytes, traces: int, times: int) -> Done:
+    """A worker's tick beside the least that a client can do, in turn; the best of each."""
+    raws, wholes = [], []
+    for _ in range(times):
+        raws.append(loop("raw", address, traces * JUDGES, body))
+        wholes.append(worked(address, traces))
+    raw, single, first = fastest(raws), fastest(wholes), commanded(address, traces)
+    share, first_share = single.rate / raw.rate, first.rate / raw.rate
+    print_rate("raw aiohttp loop", raw, f"{IN_FLIGHT} in flight, {LATENCY * 1000:.0f} ms")
+    print_rate("a worker's tick, one call a judgement", single, f"{share:.0%} of raw (aim: 85 %)")
+    aim = f"{single.cpu / single.count * 1000:.2f} ms"
+    row("  CPU of a judgement, table to annotations", aim, "aim: 1.2 ms")
+    print_rate("a first `once`, nothing known of the provider", first, f"{first_share:.0%} of raw")
+    return single
+
+
+def compare_joint(address: str, single: Done, traces: int, times: int) -> Done:
+    joint = fastest([worked(address, traces, batch="joint") for _ in range(times)])
+    print_rate(
+        "a worker's tick, batch: joint", joint, f"{joint.rate / single.rate:.1f} times single (aim: 2.3)"
+    )
+    row("  CPU of a judgement", f"{joint.cpu / joint.count * 1000:.2f} ms", "aim: 0.6 ms")
+    share = joint.tokens / joint.count / (single.tokens / single.count)
+    row("  prompt tokens against one call a judgement", f"{share:.0%}", "aim: at most 45 %")
+    return joint
 
 
 def compare_litellm(address: str, body: bytes, count: int) -> None:
@@ -78,10 +102,12 @@ def compare_litellm(address: str, body: bytes, count: int) -> None:
     print_rate("our litellm endpoint", ours, f"{ours.rate / bare.rate:.0%} of bare (aim: 90 %)")
 
 
-def compare_mlflow(address: str, single: Done, traces: int) -> None:
+def compare_mlflow(address: str, single: Done, joint: Done, traces: int) -> None:
     peer = loop("mlflow", address, traces, b"")
-    times = single.rate / peer.rate
-    print_rate(f"mlflow.genai.evaluate, {traces} traces", peer, f"ours: {times:.0f} times (aim: 35)")
+    times = (
+        f"ours: {single.rate / peer.rate:.0f} times (aim: 35), joint {joint.rate / peer.rate:.0f} (aim: 80)"
+    )
+    print_rate(f"mlflow.genai.evaluate, {traces} traces", peer, times)
 
 
 def measure_limited(traces: int) -> None:
@@ -134,7 +160,13 @@ def loop(name: str, address: str, count: int, body: bytes) -> Done:
     return Done(**json.loads(part(name, address, str(count), body)))
 
 
-def whole(address: str, traces: int) -> Done:
+def worked(address: str, traces: int, **judges: str) -> Done:
+    """A tick over new traces of a worker that has done one before: from the table to the annotations."""
+    with project(address, WARM_TRACES, judges=judges) as judged:
+        return Done(**json.loads(part("worker", str(judged.folder), str(traces), b"")))
+
+
+def commanded(address: str, traces: int) -> Done:
     """`evaluator once` over new traces: seconds as it tells them, CPU less that of a command with nothing to do."""
     with project(address, traces) as judged:
         before = os.times()
@@ -265,6 +297,25 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+async def worker(folder: str, traces: int) -> Done:
+    """A worker's second tick in this process."""
+    from evaluator.config import load_config
+    from evaluator.wiring import build_tables
+    from evaluator.worker.turns import Worker
+
+    settings = load_config(Path(folder, "evaluator.yaml"))
+    one = Worker(settings, build_tables(settings))
+    await one.turn(wait=False)
+    Project(folder=Path(folder)).append(*some_traces(traces, WARM_TRACES))
+    used = time.process_time()
+    turn = await one.turn(wait=False)
+    cpu = time.process_time() - used
+    await one.close()
+    summary = turn.summary
+    count = sum(counted.scored for counted in summary.scorers.values())
+    return Done(count=count, seconds=summary.seconds, cpu=cpu, tokens=summary.input_tokens)
+
+
 async def memory(folder: str, rounds: int) -> Mapping[str, Any]:
     """Ticks over new traces in this process; its resident megabytes after each."""
     from evaluator.config import load_config
@@ -307,10 +358,13 @@ def provider(*options: str) -> Iterator[str]:
 
 
 @contextmanager
-def project(address: str, traces: int, **judge: Any) -> Iterator[Project]:
-    """A project with three guideline judges and a table of new traces."""
+def project(
+    address: str, traces: int, judges: Mapping[str, str] | None = None, **judge: Any
+) -> Iterator[Project]:
+    """A project with three guideline judges, each with the keys `judges`, and a table of new traces."""
+    keys = "".join(f", {key}: {value}" for key, value in (judges or {}).items())
     guidelines = "judges:\n" + "".join(
-        f"  - {{name: g{number}, guidelines: {text!r}}}\n" for number, text in enumerate(GUIDELINES)
+        f"  - {{name: g{number}, guidelines: {text!r}{keys}}}\n" for number, text in enumerate(GUIDELINES)
     )
     settings = {"model": "openai/stub", "base_url": address, "max_concurrency": IN_FLIGHT, **judge}
     settings |= {"budget": {"usd_per_day": None}}
@@ -359,9 +413,9 @@ def once(judged: Project) -> dict[str, Any]:
     return told
 
 
-def best(measure: Callable[[], Done], times: int) -> Done:
-    """The fastest of some: what other processes do to this machine is not ours."""
-    return max((measure() for _ in range(times)), key=lambda done: done.rate)
+def fastest(measured: Sequence[Done]) -> Done:
+    """What other processes do to this machine is not ours."""
+    return max(measured, key=lambda done: done.rate)
 
 
 def print_rate(what: str, done: Done, aim: str) -> None:
@@ -377,10 +431,13 @@ def client(arguments: Sequence[str]) -> None:
     if name == "memory":
         print(json.dumps(asyncio.run(memory(where, int(count)))))
         return
+    if name == "worker":
+        print(json.dumps(asdict(asyncio.run(worker(where, int(count))))))
+        return
     given = sys.stdin.buffer.read()
     run = {"raw": raw, "litellm": litellm, "endpoint": endpoint, "mlflow": mlflow}[name]
     done = asyncio.run(run(where, int(count), orjson.loads(given) if given else {}))
-    print(json.dumps({"count": done.count, "seconds": done.seconds, "cpu": done.cpu}))
+    print(json.dumps(asdict(done)))
 
 
 if __name__ == "__main__":

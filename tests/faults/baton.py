@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from evaluator.tables.delta import CommitConflict, DeltaStore, Snapshot
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.snapshot import CommitConflict, Snapshot
 
 Observer = Callable[["Worker", pa.Table, Mapping[str, int]], None]
 Work = Callable[["Worker"], Coroutine[Any, Any, object]]
@@ -88,10 +89,17 @@ async def in_place(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 class GatedStore(DeltaStore):
     """A table as one worker sees it: every opening and every commit is a step."""
 
-    def __init__(self, uri: str, worker: Worker, observe: Observer) -> None:
+    def __init__(
+        self,
+        uri: str,
+        worker: Worker,
+        observe: Observer,
+        observe_replacement: Callable[[Worker, str, pa.Table, Mapping[str, int]], None],
+    ) -> None:
         super().__init__(uri)
         self.worker = worker
         self.observe = observe
+        self.observe_replacement = observe_replacement
 
     def open(self) -> "GatedSnapshot":
         self.worker.at("open")
@@ -124,6 +132,18 @@ class GatedSnapshot(Snapshot):
             raise
         if data.num_rows:
             observe()
+        worker.at("appended")
+        return version
+
+    def replace(self, where: str, data: pa.Table, transactions: Mapping[str, int] | None = None) -> int:
+        worker = self.store.worker
+        worker.at("append")
+        try:
+            version = super().replace(where, data, transactions)
+        except CommitConflict:
+            worker.conflicts += 1
+            raise
+        self.store.observe_replacement(worker, where, data, transactions or {})
         worker.at("appended")
         return version
 

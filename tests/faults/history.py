@@ -13,16 +13,22 @@ from pathlib import Path
 
 from evaluator.decisions import assessment_of
 from evaluator.errors import TableError
+from evaluator.notes import catch_ups
 from evaluator.sinks import mlflow
 from evaluator.tables.annotations import annotation_id
-from evaluator.tables.delta import CommitConflict
-from evaluator.tables.rows import Key, Row, from_arrow
+from evaluator.tables.rows import Key, Row, from_arrow, newest_of_each
+from evaluator.tables.snapshot import CommitConflict
+from evaluator.tables.spans import SpansTable
+from evaluator.traces.assembly import assemble, gather
 from tests.faults.baton import Killed, Worker
-from tests.faults.mirror import check
-from tests.faults.world import World, small_portions
+from tests.faults.mirror import check, trace_of
+from tests.faults.world import World, erase_from, small_portions
 
 AT_ONCE = 2
-KINDS = ("live", "live", "live", "evaluation", "publishing", "posting", "retrying")
+KINDS = (
+    "live", "live", "live", "live", "evaluation", "publishing", "posting", "retrying", "restating", "expiring",
+    "forgetting",
+)  # fmt: skip
 ROUNDS = 25
 LONGEST_RETRY = timedelta(hours=25)
 
@@ -69,6 +75,8 @@ class History:
         self.tally["steps"] += steps
         self.tally["ledger commits"] += self.world.mirror.commits
         self.tally["calls"] += self.world.calls
+        self.tally["traces forgotten"] += len(self.world.mirror.erased)
+        self.tally["rows expired"] += len(self.world.mirror.expired)
         self.tally["traces"] += len({key.target_id for key in self.world.mirror.latest})
 
     # --- one step
@@ -78,7 +86,11 @@ class History:
         if self._workers and chance < 0.72:
             self._go_on(self._whose_turn())
         elif len(self._workers) < AT_ONCE and chance < 0.86:
-            self._begin("live" if self._race else self.random.choice(KINDS))
+            kind = "live" if self._race else self.random.choice(KINDS)
+            if kind == "expiring":  # of what nobody has published there is nothing to remove
+                self._alone("publishing")
+                self._alone("posting")
+            self._begin(kind)
             if self.random.random() < 0.5 and len(self._workers) < AT_ONCE:
                 if self._race:
                     self._note("a new version", self.world.edit_version)
@@ -186,6 +198,22 @@ class History:
         check(world.mirror.commits == before, "7: never quiet")
         self._alone("publishing")
         self._alone("posting")
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """As upkeep does: a killed publisher may have posted late what is forgotten. A session may have gone on since."""
+        mirror, place = self.world.mirror, self.world.place
+        known = {mlflow.assessment_id(one): one for one in map(assessment_of, mirror.rows) if one}
+        stale = {
+            ("SESSION", one.target.target_id)
+            for key, one in place.held.items()
+            if one.target.target_id in mirror.erased_sessions and key not in known
+        }
+        erase_from(place, {("TRACE", trace) for trace in mirror.erased} | stale)
+        for key, one in known.items():
+            if ("SESSION", one.target.target_id) in stale and key not in place.held:
+                place.held[key] = one
+                place.posts += 1
 
     def _again(self) -> None:
         """What was given up is put up again, and the whole past is evaluated; then all there is to do."""
@@ -199,7 +227,12 @@ class History:
         """The invariants of a quiet ledger; then, once all is scored, that nothing changes what stands in it."""
         world = self.world
         self._hold()
+        self._the_past_is_caught_up()
+        if self.random.random() < 0.5:
+            self._alone("expiring")
+            self._hold()
         self._again()
+        self._alone("restating")
         before = dict(world.mirror.latest)
         for store in (world.ledger, world.annotations):
             for _ in range(2):
@@ -210,7 +243,15 @@ class History:
         for key, row in world.mirror.latest.items():
             old = before.get(key)
             same = old is not None and (old.state, old.value) == (row.state, row.value)
-            check(same, f"12: what changes nothing changed {key} from {old} to {row}")
+            of_it = {trace_of(row), *world.mirror.turns[row.session_id or ""]}
+            # A span days from the rest of its trace is read with it or not, as it lies in a file with others or not.
+            stray = row.target_type == "SPAN" and row.span_id in world.mirror.far
+            anew = old is None and (stray or bool(of_it & world.mirror.began_anew()))
+            # With `start: latest` a trace was decided without its spans from before, and of a deleted one a span days away
+            # may be left: read anew, it has other spans.
+            other = world.start == "latest" or bool(of_it & world.mirror.forgotten)
+            grown = old is None and row.revision > 0 and world.rescore_late and other
+            check(same or anew or grown, f"12: what changes nothing changed {key} from {old} to {row}")
         self._hold()
 
     def _hold(self) -> None:
@@ -228,19 +269,76 @@ class History:
                 ends.setdefault((key.target_id, row.scorer), set()).add(row.state)
             else:
                 check(row.state == "done", f"7: undecided: {row}")
+        for (
+            row
+        ) in mirror.expired:  # a session's newer revision hangs on an earlier trace where that came late
+            if row.target_type == "SESSION" and row.scorer is not None:
+                ends.setdefault((row.target_id, row.scorer), set()).add(row.state)
         for (target, name), states in ends.items():
-            gone = target in mirror.forgotten
+            gone = target.partition(":")[0] in mirror.forgotten
             if name in self.world.in_force and name not in self.world.removed and not gone and name != "L":
                 check(states != {"replaced"}, f"8: {name} of {target} was replaced, and by nothing")
         for key, row in mirror.latest.items():
-            if key.target_type == "TRACE" and row.scorer is None:
+            if key.target_type in ("TRACE", "SESSION") and row.scorer is None:
                 self._every_scorer(row)
+        expired = {row.target_id for row in mirror.expired if row.target_type == "SESSION"}
+        for row in newest_of_each("SESSION", mirror.latest).values():
+            if not row.forgotten and row.target_id not in expired:
+                mirror.covers(row)
+        if self.world.rescore_late:
+            self._nothing_came_too_late()
+
+    def _nothing_came_too_late(self) -> None:
+        mirror = self.world.mirror
+        for trace_id, seen in mirror.covered.items():
+            done = mirror.latest.get(Key("TRACE", trace_id))
+            if done is None or done.forgotten or trace_id in mirror.began_anew() | mirror.forgotten:
+                continue
+            late = mirror.spans_upto(trace_id, mirror.cursor) - seen
+            check(not late, f"late: {len(late)} spans of {trace_id} were never judged")
+
+    def _the_past_is_caught_up(self) -> None:
+        """Each judge with `since` has a word on every trace that began in its range, or left it to live."""
+        world, mirror = self.world, self.world.mirror
+        notes = {key.target_id: row for key, row in mirror.latest.items() if key.target_type == "CONTROL"}
+        known = {(one.scorer, one.version): one for one in catch_ups(notes)}
+        found = gather(SpansTable(world.spans, world.clock).open().around(None, None))
+        began = {one: assemble(one, found[one].spans, incomplete=False).start_time for one in found}
+        decided = newest_of_each("TRACE", mirror.latest)
+        for name, version in world.in_force.items():
+            if world.since is None or name not in "JP":
+                continue
+            past = known.get((name, version))
+            check(past is not None and past.done, f"since: {name}@{version} has not caught up: {past}")
+            expired = {trace_of(row) for row in mirror.expired}
+            for trace_id in began.keys() - mirror.forgotten - mirror.erased - expired:
+                start, spans = began[trace_id], {one.span_id for one in found[trace_id].spans}
+                done = decided.get(trace_id)
+                ours = done is not None and json.loads(done.set or "{}").get(name) == version
+                far = spans & mirror.far
+                # What came, or was decided, after the past was looked through is live's.
+                ours = ours or done is None or done.seq > notes[f"since/{name}/{version}/0of1"].seq
+                if past is None or start is None or ours or far or not past.start <= start < past.end:
+                    continue
+                seen = [
+                    row
+                    for row in mirror.latest.values()
+                    if (trace_of(row), row.scorer, row.version) == (trace_id, name, version)
+                ]
+                some = name != "P" or any(not one.name.endswith("0") for one in found[trace_id].spans)
+                check(bool(seen) or not some, f"since: {name}@{version} has nothing on {trace_id}")
 
     def _every_scorer(self, row: Row) -> None:
+        mirror = self.world.mirror
         for name, version in json.loads(row.set or "{}").items():
-            result = self.world.mirror.latest.get(Key("TRACE", row.target_id, name, version))
+            key = Key(row.target_type, row.target_id, name, version)
+            # It may lie on another day than the decision, and have gone with that.
+            expired = [
+                old for old in mirror.expired if (trace_of(old), *old.key[2:4]) == (key.target_id, *key[2:4])
+            ]
+            told = mirror.results(row, name, version) or expired
             skipped = name in json.loads(row.skipped or "{}")
-            check(skipped or result is not None, f"7: {row.target_id} has nothing by {name}@{version}")
+            check(skipped or bool(told), f"7: {row.target_id} has nothing by {name}@{version}")
 
     def _all_is_published(self) -> None:
         rows = self.world.annotations.open().query("select * from t").to_pylist()
@@ -249,13 +347,20 @@ class History:
         newest: dict[str, dict[str, object]] = {}
         for row in sorted(rows, key=lambda row: row["updated_at"]):
             newest[row["annotation_id"]] = row
-        told = [assessment for assessment in map(assessment_of, self.world.mirror.rows) if assessment]
+        erased = self.world.mirror.erased & {row["target_id"] for row in rows}
+        check(not erased, f"forgotten: annotations of {erased}")
+        past = [*self.world.mirror.expired, *self.world.mirror.rows]
+        told = [assessment for assessment in map(assessment_of, past) if assessment]
         ever = {annotation_id(one.target, one.name, one.version) for one in told}
         check(newest.keys() <= ever, "9: an annotation of what is no result")
-        for row in self.world.mirror.latest.values():
+        stand: dict[str, Row] = {}  # of several revisions the one that was told last
+        rows_ever = (*self.world.mirror.expired, *self.world.mirror.latest.values())
+        for row in sorted(rows_ever, key=lambda row: row.seq):
+            if one := assessment_of(row):
+                stand[annotation_id(one.target, one.name, one.version)] = row
+        for row in stand.values():
             assessment = assessment_of(row)
-            if assessment is None:
-                continue
+            assert assessment is not None
             known = newest.get(annotation_id(assessment.target, assessment.name, assessment.version))
             check(known is not None, f"9: never published: {row.key}")
             assert known is not None

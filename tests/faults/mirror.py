@@ -1,8 +1,10 @@
 """What the ledger holds, kept beside it commit by commit, and the protocol's invariants over it."""
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -31,10 +33,22 @@ class Mirror:
         """What each commit of the spans table brought; compactions are not in it."""
         self.deleted: set[str] = set()
         """Spans that were deleted from the table: they may be seen, and need not be."""
+        self.far: set[str] = set()
+        """Spans more than a day from the rest of their trace, which was decided before they came."""
         self.forgotten: set[str] = set()
         """Traces that were deleted before everybody has read them."""
         self.ended: dict[str, datetime] = {}
         """When each span ended, of several of one id the earliest."""
+        self.erased: set[str] = set()
+        """Traces that were to be forgotten: not a row of theirs may follow."""
+        self.erased_sessions: set[str] = set()
+        """Sessions that were to be forgotten: what is known of them comes from turns since."""
+        self.turns: dict[str, dict[str, datetime]] = defaultdict(dict)
+        """Of each session, when the turns were decided that it has to be judged with."""
+        self.covered: dict[str, frozenset[str]] = {}
+        """What the newest decision on a trace has seen of it, where a scorer told."""
+        self.expired: list[Row] = []
+        """Rows that were taken out for their age."""
         self.decided: dict[str, frozenset[str]] = {}
         """What had to be seen of each trace when it was decided."""
         self.commits = 0
@@ -42,7 +56,9 @@ class Mirror:
         """Up to where the spans table was before scoring began."""
         self._live = f"live/{spans_id}/0of1"
         self._fixed = FIXED | {self._live, f"live_at/{spans_id}/0of1", "sink/memory"}
-        self._scored: Counter[tuple[str, str | None]] = Counter()
+        self._scored: Counter[tuple[object, ...]] = Counter()
+        self._done: dict[Key, list[Row]] = {}
+        self._restated: set[tuple[Key, int]] = set()
         self._finals: Counter[tuple[Key, str]] = Counter()
 
     @property
@@ -55,7 +71,18 @@ class Mirror:
         brought = (spans.get(trace_id, frozenset()) for spans in commits)
         floor = datetime.fromtimestamp(self.transactions.get("floor", 0) / 1000, UTC)
         old = {span for span, ended in self.ended.items() if ended < floor}
-        return frozenset().union(*brought) - self.deleted - old
+        return frozenset().union(*brought) - self.deleted - self.far - old
+
+    def began_anew(self) -> set[str]:
+        """Traces whose decision was taken out for its age, and that have a span more than a day after the others: with
+        nothing known of them it is one of a new trace."""
+        expired = {row.target_id for row in self.expired}
+        return {
+            trace_id
+            for spans in self.content.values()
+            for trace_id, ids in spans.items()
+            if trace_id in expired and ids & self.far
+        }
 
     def commit(self, data: pa.Table, transactions: Mapping[str, int]) -> list[Row]:
         """One commit of the ledger; the rows it brought."""
@@ -63,6 +90,8 @@ class Mirror:
         rows = from_arrow(data)
         self.commits += 1
         self.transactions.update(transactions)
+        back = [row.key for row in rows if row.trace_id in self.erased and not row.forgotten]
+        check(not back, f"forgotten: {back} came back")
         if "seq" in transactions or rows:
             self._order(rows, before, transactions)
         for app_id, value in transactions.items():
@@ -72,14 +101,54 @@ class Mirror:
         if "floor" in transactions and self._live in transactions and self._live not in before:
             self.origin = self.cursor
         for row in rows:
-            self.latest[row.key] = row
             self._count(row)
+            self.latest[row.key] = row
         self.rows += rows
+        self._sessions(rows)
         self._opens()
         self._units(rows)
         if self._live in transactions or any(row.state == "waiting" for row in rows):
             self._behind_the_cursor()
         return rows
+
+    def replace(self, where: str, data: pa.Table, transactions: Mapping[str, int]) -> list[Row]:
+        """A commit that put rows in the place of others: tombstones in that of all that was known of some traces,
+        or nothing in that of some days."""
+        tombstones = from_arrow(data)
+        erased = {row.trace_id or "" for row in tombstones if row.target_type == "TRACE"}
+        sessions = {row.target_id for row in tombstones if row.target_type == "SESSION"}
+        days = set() if tombstones else set(re.findall(r"\d{4}-\d\d-\d\d", where))
+        gone = [
+            row
+            for row in self.rows
+            if row.trace_id in erased
+            or str(row.day) in days
+            or (row.target_type == "SESSION" and row.target_id in sessions)
+        ]
+        still_open = [row for row in gone if days and row.due and self.latest[row.key] is row]
+        check(not still_open, f"retention: took out what is open: {still_open}")
+        was_open = {key for key, row in self.latest.items() if row.due}
+        taken = {id(row) for row in gone}
+        self.rows = [row for row in self.rows if id(row) not in taken]
+        self.expired += gone if days else []
+        self.erased |= erased
+        self.erased_sessions |= sessions
+        for session in sessions:
+            self.turns.pop(session, None)
+        for row in gone:
+            self.turns[row.session_id or ""].pop(row.target_id, None)
+            self.latest.pop(row.key, None)
+            self._done.pop(row.key, None)
+            self._finals.pop((row.key, row.state), None)
+            self._scored.pop((*row.key[:3], row.revision), None)
+        for (
+            row
+        ) in self.rows:  # what an ended wait said on another day is below `open`: nobody reads it any more
+            if row.key not in self.latest and (row.due is None or row.key in was_open):
+                self.latest[row.key] = max(
+                    (one for one in self.rows if one.key == row.key), key=lambda one: one.seq
+                )
+        return self.commit(data, transactions)
 
     def _order(self, rows: list[Row], before: Mapping[str, int], transactions: Mapping[str, int]) -> None:
         seq = transactions.get("seq", 0)
@@ -92,13 +161,25 @@ class Mirror:
     def _count(self, row: Row) -> None:
         if row.target_type == "CONTROL" or row.state not in ("done", "scored"):
             return
+        if self._ends_a_wait(row):
+            self._restated.add((row.key, row.seq))
+            return
+        self._done.setdefault(row.key, []).append(row)
         self._finals[row.key, row.state] += 1
-        check(self._finals[row.key, row.state] == 1, f"2: {row.state} twice: {row.key}")
+        once = self._finals[row.key, row.state] == 1
+        check(once or row.target_id in self.began_anew(), f"2: {row.state} twice: {row.key}")
         if row.state == "scored" and row.scope == "live":
-            self._scored[row.target_id, row.scorer] += 1
-            check(
-                self._scored[row.target_id, row.scorer] == 1, f"8: live scored {row.key} by another version"
-            )
+            self._scored[*row.key[:3], row.revision] += 1
+            once = self._scored[*row.key[:3], row.revision] == 1
+            check(once or row.target_id in self.began_anew(), f"8: live scored {row.key} by another version")
+
+    def _ends_a_wait(self, row: Row) -> bool:
+        """Whether a decision is told again, word by word, to end the wait for late spans."""
+        known = self.latest.get(row.key)
+        told = any(
+            replace(row, seq=old.seq, at=old.at, day=old.day) == old for old in self._done.get(row.key, [])
+        )
+        return told and known is not None and known.state == "waiting"
 
     def _opens(self) -> None:
         least = min((row.seq for row in self.latest.values() if row.due), default=None)
@@ -108,14 +189,49 @@ class Mirror:
     def _units(self, rows: Iterable[Row]) -> None:
         told: dict[str, set[str | None]] = defaultdict(set)
         for row in rows:
-            told[row.target_id].add(row.scorer)
+            told[trace_of(row)].add(row.scorer)
         for row in rows:
-            if row.scorer is None and row.state == "done" and row.target_type == "TRACE":
+            if (row.key, row.seq) in self._restated:
+                continue
+            if row.scorer is None and row.state == "done" and row.target_type != "CONTROL":
                 for name, version in json.loads(row.set or "{}").items():
-                    known = self.latest.get(Key("TRACE", row.target_id, name, version))
-                    scored = known is not None and known.state == "scored"
+                    known = self.results(row, name, version)
+                    scored = any(one.state == "scored" for one in known)
                     skipped = name in json.loads(row.skipped or "{}")
                     check(skipped or scored or name in told[row.target_id], f"6: {row.key} without {name}")
+
+    def results(self, target: Row, name: str, version: str) -> list[Row]:
+        """What a scorer version has said of a row's target, or of a trace's spans, in all revisions."""
+        wanted = (target.target_id, name, version)
+        kinds = {"TRACE": ("TRACE", "SPAN")}.get(target.target_type, (target.target_type,))
+        return [
+            row
+            for key, row in self.latest.items()
+            if (trace_of(row), *key[2:4]) == wanted and key.target_type in kinds
+        ]
+
+    def first_told(self, row: Row) -> bool:
+        """Whether a row decides, and does not only tell again what was decided."""
+        return row.state == "done" and row.scorer is None and (row.key, row.seq) not in self._restated
+
+    def _sessions(self, rows: Iterable[Row]) -> None:
+        """10: a decision on a session covers all of its turns that were decided before."""
+        rows = list(rows)
+        went_on = {row.target_id for row in rows if row.goes_on}
+        for row in rows:
+            if row.target_type == "TRACE" and self.first_told(row) and row.session_id in went_on and row.at:
+                self.turns[row.session_id or ""][row.target_id] = row.at
+            if row.target_type == "SESSION" and self.first_told(row) and not row.forgotten:
+                self.covers(row)
+
+    def covers(self, row: Row) -> None:
+        """Raises Violation unless a session's decision covers the turns that there are; one of which no span is left
+        covers nothing."""
+        turns = self.turns[row.target_id]
+        if row.upto is None and row.reason is not None:
+            turns.clear()
+        late = [turn for turn, at in turns.items() if row.upto is None or at > row.upto]
+        check(not late, f"10: {row.key} without its turns {late}")
 
     def _behind_the_cursor(self) -> None:
         for version, spans in self.content.items():
@@ -125,10 +241,16 @@ class Mirror:
                 row = self.latest.get(Key("TRACE", trace_id))
                 old = not self.spans_upto(trace_id, version)
                 check(row is not None or old, f"1: cursor {self.cursor} passed {trace_id} of {version}")
-                if row is not None and row.state == "waiting" and UNKNOWN_COMMIT not in row.commits:
+                waits = row is not None and row.state == "waiting" and trace_id not in self.decided
+                if row is not None and waits and UNKNOWN_COMMIT not in row.commits:
                     listed = (self.content.get(commit, {}).get(trace_id, ()) for commit in row.commits)
                     lost = self.spans_upto(trace_id, self.cursor).difference(*listed)
                     check(not lost, f"1: {row.key} waits without {len(lost)} of its spans ({row.commits})")
+
+
+def trace_of(row: Row) -> str:
+    """The trace that a row is about, or whose span it is about; the session of one."""
+    return (row.trace_id or "") if row.target_type == "SPAN" else row.target_id
 
 
 def check(holds: bool, what: str) -> None:

@@ -9,14 +9,15 @@ from unittest.mock import patch
 
 from deltalake import DeltaTable
 
+from evaluator.dataset.selection import Selection
+from evaluator.live.arrivals import Arrivals
 from evaluator.tables import ledger, rows
-from evaluator.tables.delta import Snapshot
 from evaluator.tables.ledger import Book
 from evaluator.tables.rows import Key, Moved, Row, State, Unit
-from evaluator.tick import _Work
+from evaluator.tables.snapshot import Snapshot
 
-_append, _decide = Snapshot.append, _Work._decide
-_see_others, _marks, _reopen = Book._see_others, Book._marks, Book._reopen
+_append, _decide = Snapshot.append, Arrivals._decide
+_see_others, _marks, _reopen, _days = Book._see_others, Book._marks, Book._reopen, Book.days
 
 
 def no_shared_guard() -> list[Any]:
@@ -72,11 +73,11 @@ def no_rebase() -> list[Any]:
 def cursor_on_the_first_chunk() -> list[Any]:
     """The cursor moves before what it passes is decided."""
 
-    async def decide(self: _Work, ready: Any, waiting: Any, moved: Moved | None) -> None:
-        await asyncio.to_thread(self._commit, [], moved)
+    async def decide(self: Arrivals, ready: Any, waiting: Any, moved: Moved | None) -> None:
+        await asyncio.to_thread(self._work.commit, [], moved)
         await _decide(self, ready, waiting, None)
 
-    return [patch.object(_Work, "_decide", decide)]
+    return [patch.object(Arrivals, "_decide", decide)]
 
 
 def open_forgotten() -> list[Any]:
@@ -116,11 +117,11 @@ def cursor_goes_back() -> list[Any]:
 def pending_in_memory() -> list[Any]:
     """What waits is kept in the process, and dies with it."""
 
-    async def decide(self: _Work, ready: Any, waiting: Sequence[Row], moved: Moved | None) -> None:
-        self._waiting |= {row.target_id: row for row in waiting}
+    async def decide(self: Arrivals, ready: Any, waiting: Sequence[Row], moved: Moved | None) -> None:
+        self._work.waiting |= {row.target_id: row for row in waiting}
         await _decide(self, ready, [], moved)
 
-    return [patch.object(_Work, "_decide", decide)]
+    return [patch.object(Arrivals, "_decide", decide)]
 
 
 def cursor_passes_a_wait_that_yields() -> list[Any]:
@@ -154,10 +155,63 @@ def found_by_time_counts_as_a_commit() -> list[Any]:
 
 def a_wait_is_told_by_its_times() -> list[Any]:
     """A waiting row is not written anew when only its commits are others."""
-    return [patch("evaluator.tick._wait", lambda row: (row.due, row.reason, row.last))]
+    return [patch("evaluator.live.arrivals._wait", lambda row: (row.due, row.reason, row.last))]
 
 
-UNRACED = {"random_mlflow_id"}
+def a_plan_brings_back_what_was_forgotten() -> list[Any]:
+    """What was planned or judged before a trace was forgotten is committed after."""
+    return [patch.object(Book, "_without_forgotten", lambda self, units: list(units))]
+
+
+def retention_by_age_alone() -> list[Any]:
+    """Days are taken out of the ledger whatever is open or unpublished in them."""
+
+    def days(self: Book, before: Any) -> dict[Any, tuple[int, int]]:
+        return {day: (-1, rows) for day, (_, rows) in _days(self, before).items()}
+
+    return [patch.object(Book, "days", days)]
+
+
+def forgetting_without_the_sinks() -> list[Any]:
+    """A publisher passes an erasure without erasing."""
+    return [patch.object(Book, "forgotten", lambda self, cursor, upto: [])]
+
+
+def spans_are_not_looked_up() -> list[Any]:
+    """What is known of a trace is looked up, and of its spans nothing."""
+
+    def targets(self: Selection) -> set[str]:
+        return {self.trace_id}
+
+    return [patch.object(Selection, "targets", property(targets))]
+
+
+def a_session_stands_though_a_turn_came() -> list[Any]:
+    """The decision on a session yields to another decision only, as that on a trace does."""
+
+    def yields(row: Row, since: Sequence[State]) -> bool:
+        return any(state in rows.FINAL for state in since) if row.state in rows.FINAL else bool(since)
+
+    return [patch.object(rows, "_yields", yields)]
+
+
+def a_turn_after_the_decision_opens_nothing() -> list[Any]:
+    """The wait of a session that was decided meanwhile is not that of its next revision."""
+    return [patch.object(ledger, "gone_on", lambda unit, since: unit)]
+
+
+def a_turn_does_not_open_its_session() -> list[Any]:
+    """A session's wait yields to any row of its key, as that of a trace does."""
+    return [patch.object(Row, "goes_on", property(lambda self: False))]
+
+
+UNRACED = {
+    "spans_are_not_looked_up",
+    "random_mlflow_id",
+    "a_plan_brings_back_what_was_forgotten",
+    "retention_by_age_alone",
+    "forgetting_without_the_sinks",
+}
 """Mutants that show themselves elsewhere than in a race of live workers."""
 
 MUTANTS: Mapping[str, Callable[[], list[Any]]] = {
@@ -178,6 +232,13 @@ MUTANTS: Mapping[str, Callable[[], list[Any]]] = {
         blind_after_its_own_commit,
         found_by_time_counts_as_a_commit,
         a_wait_is_told_by_its_times,
+        a_session_stands_though_a_turn_came,
+        a_turn_after_the_decision_opens_nothing,
+        a_turn_does_not_open_its_session,
+        a_plan_brings_back_what_was_forgotten,
+        retention_by_age_alone,
+        forgetting_without_the_sinks,
+        spans_are_not_looked_up,
     )
 }
 

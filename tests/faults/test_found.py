@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
 from deltalake import DeltaTable
 
 from evaluator.decisions import gone_row
@@ -11,8 +12,8 @@ from evaluator.feedback import Reason
 from evaluator.tables.ledger import note
 from evaluator.tables.rows import Key, Moved, Row, rebase, waits_stand
 from evaluator.tables.spans import FOUND_BY_TIME
-from evaluator.tick import has_work
-from tests.integration.test_tick import Bench, Greets
+from evaluator.tick import look
+from tests.bench import Bench, Greets
 from tests.traffic import NOON, answer, span, trace_id
 
 
@@ -26,11 +27,11 @@ def test_a_result_yields_to_its_version_having_been_replaced() -> None:
     assert rebase([[mine]], {mine.key: ["replaced"]}) == []
 
 
-def test_the_cursor_may_not_pass_a_wait_that_yields_to_another_wait() -> None:
+def test_the_cursor_may_not_pass_a_wait_that_yields() -> None:
     wait = a_row("waiting")
 
     assert waits_stand([[wait]], {})
-    assert waits_stand([[wait]], {wait.key: ["waiting", "done"]})
+    assert not waits_stand([[wait]], {wait.key: ["waiting", "done"]})
     assert not waits_stand([[wait]], {wait.key: ["waiting"]})
 
 
@@ -105,7 +106,7 @@ async def test_a_result_whose_trace_is_gone_can_be_put_up_again_and_ends_again(t
 
     assert gone.due is None
     assert gone_row(whole, run_id="run").due is None
-    assert not has_work(bench.parts(broken))
+    assert not look(bench.parts(broken)).work
 
 
 async def test_a_wait_is_told_anew_when_a_commit_came_with_an_older_clock(tmp_path: Path) -> None:
@@ -133,3 +134,24 @@ async def test_spans_that_were_found_by_time_are_found_by_time_again(tmp_path: P
 
     [wait] = [row for row in bench.ledger.open().open_rows() if row.state == "waiting"]
     assert list(wait.commits) == [FOUND_BY_TIME]
+
+
+@pytest.mark.parametrize("root_again", [False, True])
+async def test_a_span_days_from_a_decided_trace_does_not_have_it_decided_again(
+    tmp_path: Path, root_again: bool
+) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    await bench.tick(Greets())
+    bench.append(span("a", "straggler", parent="root", at=NOON + timedelta(days=3)))
+    await bench.tick(Greets())
+    if root_again:
+        bench.append(span("a", "second root"))
+    bench.later(seconds=7200)
+    await bench.tick(Greets())
+    bench.append(span("a", "another", parent="root", at=NOON + timedelta(days=3)))
+    later = await bench.tick(Greets())
+
+    rows = bench.ledger.open().table().to_pylist()
+    assert [row["state"] for row in rows if row["scorer"]] == ["scored"]
+    assert (later.late, bench.ledger.open().open_rows()) == (1, [])

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -11,32 +11,41 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import orjson
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from evaluator.chunk import EvaluationParts, Range
 from evaluator.commands.interventions import retry_unscored
+from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
+from evaluator.engines.local import LocalEngine
 from evaluator.errors import ModelError
-from evaluator.feedback import Assessment, Feedback, Reason, Scored, SourceType, Unscored, Usage
-from evaluator.offline import EvaluationParts, Range, evaluate
+from evaluator.feedback import Assessment, Feedback, Reason, Scored, SourceType, Target, Unscored, Usage
+from evaluator.live.work import Parts
+from evaluator.offline import evaluate
 from evaluator.publish import publish
 from evaluator.score import Active
 from evaluator.sinks import mlflow
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.tables.delta import DeltaStore
+from evaluator.tables.forgetting import forget
 from evaluator.tables.ledger import Ledger
-from evaluator.tables.rows import Key
+from evaluator.tables.maintenance import maintain
+from evaluator.tables.retention import expire
+from evaluator.tables.rows import Key, Row
 from evaluator.tables.schemas import ANNOTATIONS
 from evaluator.tables.spans import SpansTable
-from evaluator.tick import Parts, has_work, tick
+from evaluator.tick import look, tick
+from evaluator.traces.columns import SPANS
+from evaluator.worker.upkeep import restate
 from tests.faults.baton import GatedStore, Work, Worker, in_place
-from tests.faults.mirror import Mirror, Violation, check
-from tests.traffic import NOON, append, span, spans_store, trace_id
+from tests.faults.mirror import Mirror, Violation, check, trace_of
+from tests.traffic import NOON, append, span, spans_store, stamp, trace_id
 
-SETTLE, MAX_WAIT = timedelta(seconds=30), timedelta(minutes=10)
+SETTLE, MAX_WAIT, SESSION_IDLE = timedelta(seconds=30), timedelta(minutes=10), timedelta(minutes=2)
+BUT_THE_FIRST = parse_condition("name NOT LIKE '%0'", SPANS)
 PAID = Usage(model="stub", calls=1)
 TRANSIENT, LASTING = Reason.UNAVAILABLE, Reason.REFUSED
 
@@ -68,6 +77,21 @@ class MemoryPublisher:
                 self._place.held[mlflow.assessment_id(assessment)] = assessment
                 self._place.posts += 1
 
+    async def forget(self, targets: Sequence[Target]) -> None:
+        self._worker.at("erase")
+        erase_from(self._place, {(target.type, target.target_id) for target in targets})
+
+
+def erase_from(place: Place, gone: Collection[tuple[str, str]]) -> None:
+    """Drop what is held of some traces and sessions, by type and id."""
+    for key in [
+        key
+        for key, one in place.held.items()
+        if ("TRACE", one.target.trace_id) in gone or (one.target.type, one.target.target_id) in gone
+    ]:
+        del place.held[key]
+        place.posts -= 1
+
 
 @dataclass
 class Judge:
@@ -93,14 +117,16 @@ class Judge:
         return [self._scored(record) for record in records]
 
     def _scored(self, record: Record) -> Scored:
-        trace = record.trace
-        key = Key("TRACE", trace.trace_id, self.name, self.version)
-        seen = frozenset(step.span.span_id for step in trace.steps)
+        key = Key(record.target.type, record.target.target_id, self.name, self.version)
+        seen = frozenset(step.span.span_id for step in record.trace.steps)
         if self.name in self.world.capped and not self.world.calm:
             self.worker.notes.setdefault("free", {})[key] = seen
             return Scored(outcome=Unscored(reason=Reason.BUDGET, detail="spent"))
         calls = self.worker.notes.setdefault("calls", {})
-        check(key not in calls, f"11: {self.worker.name} paid twice for {key}")
+        again = (
+            calls.get(key) == seen and not self.world.rescore_late
+        )  # late spans may have been found by time before
+        check(not again, f"11: {self.worker.name} paid twice for {key}")
         calls[key] = seen
         self.world.calls += 1
         chance = 1.0 if self.world.calm else self.world.random.random()
@@ -126,7 +152,15 @@ class World:
         self.paused: set[str] = set()
         self.broken: set[str] = set()
         self.removed: set[str] = set()
-        self.in_force = {"J": "v1", "K": "v1"}
+        self.in_force = {"J": "v1", "K": "v1", "P": "v1", "S": "v1"}
+        """P judges spans, S sessions."""
+        self.since = timedelta(hours=30) if chance.random() < 0.6 else None
+        """How far J, L and P catch up on the past when they are first seen."""
+        self.rescore_late = chance.random() < 0.5
+        self.names = "JKLPS"
+        if chance.random() < 0.5:  # without a judge of sessions other things happen more often
+            del self.in_force["S"]
+            self.names = "JKLP"
         self.place = Place()
         self.start = "earliest" if chance.random() < 0.85 else "latest"
         self.spans = spans_store(folder)
@@ -168,8 +202,15 @@ class World:
             at = born + timedelta(seconds=self.random.randint(0, 5000))
             if self.start == "latest":  # what ends after the start may be seen or not, and need not be either
                 at = min(at, self.now - timedelta(seconds=2))
+            if kind == "child" and trace_id(name) in self.mirror.decided and self.random.random() < 0.4:
+                at += timedelta(days=3)  # more than a day from the rest: its days do not tell that it is late
             parent = None if kind == "root" else "root0"
-            rows.append(span(name, f"{kind}{number}", parent=parent, at=at, **{"output.value": "Hello"}))
+            session = {} if int(name[1:]) % 4 == 3 else {"session.id": f"s{int(name[1:]) % 4}"}
+            rows.append(
+                span(name, f"{kind}{number}", parent=parent, at=at, **{"output.value": "Hello"}, **session)
+            )
+            if at - born > timedelta(days=2):
+                self.mirror.far.add(rows[-1]["span_id"])
             ended = at + timedelta(seconds=1)
             earlier = self.mirror.ended.setdefault(rows[-1]["span_id"], ended)
             self.mirror.ended[rows[-1]["span_id"]] = min(ended, earlier)
@@ -209,13 +250,15 @@ class World:
 
     def maintain(self, store: DeltaStore) -> None:
         """Any of compaction, checkpoint, log clean-up and vacuum, unguarded."""
-        match self.random.randint(0, 3):
+        match self.random.randint(0, 4):
             case 0:
                 DeltaTable(store.uri).optimize.compact()
             case 1:
                 DeltaTable(store.uri).create_checkpoint()
             case 2:
                 self.clean(store)
+            case 3:
+                maintain("table", store, {}, now=self.now)
             case _:
                 self.vacuum(store)
 
@@ -232,7 +275,7 @@ class World:
 
     def edit(self) -> None:
         """A judge is edited, set back to what it was, removed, added, misconfigured, capped or paused, or no longer."""
-        name = self.random.choice("JKL")
+        name = self.random.choice(self.names)
         match self.random.randint(0, 6):
             case 0 | 1:
                 self.edit_version()
@@ -247,7 +290,7 @@ class World:
                 self.paused ^= {name}
 
     def edit_version(self) -> None:
-        self.in_force[self.random.choice("JKL")] = self.random.choice(("v1", "v2", "v3"))
+        self.in_force[self.random.choice(self.names)] = self.random.choice(("v1", "v2", "v3"))
 
     # --- workers
 
@@ -259,13 +302,16 @@ class World:
             clock=self.clock,
             settle=SETTLE,
             max_wait=MAX_WAIT,
+            session_idle=SESSION_IDLE,
+            rescore_late=self.rescore_late,
+            late_window=timedelta(days=10_000),
             start=self.start,
             stopping=lambda: worker.stopping,
         )
 
         async def work(worker: Worker) -> object:
             worker.notes["cursor"] = self.mirror.cursor
-            return await tick(parts, worker.name) if has_work(parts) else None
+            return await tick(parts, worker.name) if look(parts).work else None
 
         return work
 
@@ -281,7 +327,7 @@ class World:
             max_wait=MAX_WAIT,
         )
         worker.notes["cursor"] = max(self.mirror.content)
-        return lambda worker: evaluate(parts, Range(start=start, end=end), worker.name)
+        return lambda worker: evaluate(parts, Range(start=start, end=end), worker.name, LocalEngine())
 
     def publishing(self, worker: Worker) -> Work:
         ledger = self._ledger(worker)
@@ -304,7 +350,48 @@ class World:
 
         return work
 
+    def restating(self, worker: Worker) -> Work:
+        ledger = self._ledger(worker)
+
+        async def work(_: Worker) -> object:
+            return restate(ledger, self.now - timedelta(hours=self.random.choice((0, 2, 24))))
+
+        return work
+
+    def expiring(self, worker: Worker) -> Work:
+        ledger = self._ledger(worker)
+        keep = timedelta(hours=self.random.choice((24, 48)))
+
+        async def work(_: Worker) -> object:
+            return expire(ledger, keep, published=self.published(), now=self.now)
+
+        return work
+
+    def forgetting(self, worker: Worker) -> Work:
+        ledger = self._ledger(worker)
+        known = sorted(self._births) or ["t0"]
+
+        async def work(_: Worker) -> object:
+            return forget(ledger, [trace_id(self.random.choice(known))], [])
+
+        return work
+
+    def published(self) -> int:
+        """The `seq` that both sinks have reached."""
+        annotated = self.annotations.open().transaction(self.ledger_id) or 0
+        return min(annotated, self.mirror.transactions.get("sink/memory", 0))
+
     # --- what was committed
+
+    def observe_replacement(
+        self, worker: Worker, where: str, data: pa.Table, transactions: Mapping[str, int]
+    ) -> None:
+        published = self.published()
+        known = len(self.mirror.expired)
+        self.mirror.replace(where, data, transactions)
+        worker.notes["own commits"] = worker.notes.get("own commits", 0) + 1
+        early = [row for row in self.mirror.expired[known:] if row.seq > published]
+        check(not early, f"retention: took out before it was published: {early}")
 
     def observe(self, worker: Worker, data: pa.Table, transactions: Mapping[str, int]) -> None:
         """A commit of the ledger by a worker: the invariants, and what its results were made of."""
@@ -313,22 +400,42 @@ class World:
         done = {row.target_id for row in rows if row.scorer is None and row.state == "done"}
         shown = {**worker.notes.get("calls", {}), **worker.notes.get("free", {})}
         committed = worker.notes.setdefault("committed", set())
+        self._turns(worker, rows)
         for row in rows:
-            committed.add(row.key)
-            seen = shown.get(row.key)
+            key = row.key._replace(revision=0)
+            committed.add(key)
+            seen = shown.get(key)
             if seen is None or row.state == "replaced":
                 continue
-            needed = self.mirror.spans_upto(row.target_id, worker.notes["cursor"])
-            if worker.kind == "live" and row.target_id not in done:
-                needed = self.mirror.decided.get(row.target_id, needed) - self.mirror.deleted
+            trace = trace_of(row)
+            needed = self.mirror.spans_upto(trace, worker.notes["cursor"])
+            if worker.kind == "live" and trace not in done:
+                needed = self.mirror.decided.get(trace, needed) - self.mirror.deleted
+            if row.target_type == "SESSION":
+                turns = self.mirror.turns[row.target_id] if row.target_id in done else ()
+                needed = frozenset().union(*(self.mirror.decided.get(turn, ()) for turn in turns))
+                needed -= self.mirror.deleted
+            elif row.target_id in done:
+                self.mirror.covered[row.target_id] = seen
             check(
                 needed <= seen,
                 f"whole: {row.key} ({row.state}) by {worker.name} saw {len(seen)} of its spans",
             )
         for target in done:
+            if not any(row.target_id == target and row.key._replace(revision=0) in shown for row in rows):
+                self.mirror.covered.pop(target, None)
             self.mirror.decided[target] = self.mirror.spans_upto(target, worker.notes.get("cursor", -1))
         if any(app.startswith("live/") for app in transactions):
             worker.notes["cursor"] = self.mirror.cursor
+
+    def _turns(self, worker: Worker, rows: Sequence[Row]) -> None:
+        """A decision on a turn says, in the same commit, that its session went on."""
+        if worker.kind != "live" or not worker.notes["sessions"]:
+            return
+        went_on = {row.target_id for row in rows if row.goes_on}
+        for row in rows:
+            turn = row.target_type == "TRACE" and self.mirror.first_told(row) and row.session_id
+            check(not turn or row.session_id in went_on, f"10: {row.key} and not a word of {row.session_id}")
 
     def judge_end(self, worker: Worker) -> None:
         """Whether a worker may have ended as it did, and whether what it paid for was kept (11)."""
@@ -347,28 +454,35 @@ class World:
 
     def _active(self, worker: Worker) -> list[Active]:
         waits = self.random.random() < 0.3
+        worker.notes["sessions"] = "S" in self.in_force
         return [
             Active(
                 scorer=Judge(self, worker, name, version, waits),
-                rule=SelectionRule(name=name, sample_rate=0.5 if name == "L" else 1.0),
+                rule=SelectionRule(
+                    name=name,
+                    sample_rate=0.5 if name == "L" else 1.0,
+                    target={"S": "session", "P": "span"}.get(name, "trace"),  # type: ignore[arg-type]
+                    span_filter=BUT_THE_FIRST if name == "P" else None,
+                ),
                 paused=name in self.paused and not self.calm,
+                since=self.since if name in "JLP" else None,
             )
             for name, version in sorted(self.in_force.items())
         ]
 
     def _ledger(self, worker: Worker) -> Ledger:
-        return Ledger(GatedStore(self.ledger.uri, worker, self.observe), self.clock)
+        return Ledger(GatedStore(self.ledger.uri, worker, self.observe, self.observe_replacement), self.clock)
 
     def _gated(self, store: DeltaStore, worker: Worker) -> GatedStore:
         def nothing(*_: object) -> None: ...
 
-        return GatedStore(store.uri, worker, nothing)
+        return GatedStore(store.uri, worker, nothing, nothing)
 
     def _note_spans(self, at: datetime | None = None) -> None:
         """Have the new commits happen at a time of ours, and note what they brought."""
         snapshot = self.spans.open()
         for version in range(self._read_spans + 1, snapshot.version + 1):
-            _stamp(Path(self.spans.uri) / "_delta_log" / f"{version:020d}.json", at or self.now)
+            stamp(Path(self.spans.uri) / "_delta_log" / f"{version:020d}.json", at or self.now)
             commit = snapshot.commit(version)
             assert commit is not None
             spans: dict[str, set[str]] = {}
@@ -379,27 +493,17 @@ class World:
         self._read_spans = snapshot.version
 
 
-def _stamp(file: Path, at: datetime) -> None:
-    moment = int(at.timestamp() * 1000)
-    actions = [orjson.loads(line) for line in file.read_bytes().splitlines() if line.strip()]
-    for action in actions:
-        if "commitInfo" in action:
-            action["commitInfo"]["timestamp"] = moment
-        if "add" in action:
-            action["add"]["modificationTime"] = moment
-    file.write_bytes(b"\n".join(map(orjson.dumps, actions)))
-
-
 @contextmanager
 def small_portions() -> Iterator[None]:
     """The code's portions made so small that a handful of traces crosses their edges."""
     with (
-        patch("evaluator.tick.CHUNK_TRACES", 2),
-        patch("evaluator.tick.CHUNK_TRACES_JUDGED", 1),
-        patch("evaluator.offline.CHUNK_TRACES", 2),
+        patch("evaluator.live.work.CHUNK_TRACES", 2),
+        patch("evaluator.live.work.CHUNK_TRACES_JUDGED", 1),
+        patch("evaluator.chunk.PIECE_TRACES", 2),
         patch("evaluator.tables.spans.SPANS_A_BATCH", 4),
         patch("evaluator.tables.spans.TRACES_A_PORTION", 3),
         patch("evaluator.publish.COMMITS_AT_ONCE", 4),
+        patch("evaluator.worker.upkeep.ROWS_A_COMMIT", 2),
         patch("evaluator.commands.interventions.ROWS_A_COMMIT", 2),
         patch("asyncio.to_thread", in_place),
     ):

@@ -303,6 +303,7 @@ def test_sql_formats(tmp_path: Path) -> None:
         (("eval", "--last", "1h", "--judge", "greet"), 'did you mean "greets"?'),
         (("eval", "--last", "1h", "--filter", "respons = 1"), 'did you mean "response"'),
         (("eval", "--last", "1h", "--output", "x.pdf"), "must end in"),
+        (("eval", "--last", "1h", "--dry-run", "--fail-under", "0.9"), "--dry-run goes without"),
         (("pause", "--judge", "nobody"), "no judge or scorer"),
         (("nonsense",), "No such command"),
     ],

@@ -217,15 +217,15 @@ async def test_an_empty_record_is_not_asked_about(stub: StubProvider) -> None:
     assert stub.requests == []
 
 
-def test_an_estimate_adds_up_whoever_is_asked_for() -> None:
+def test_an_estimate_is_that_of_the_whole_group_whoever_is_asked_for() -> None:
     judges = judges_of(GROUP)
-    told = [judge.estimate(a_record()) for judge in judges]
-    later = judges_of(GROUP)[1].estimate(a_record())
+    first, *others = [judge.estimate(a_record()) for judge in judges]
+    alone = judges_of((NUMBER,))[0].estimate(a_record())
 
-    assert [one.calls for one in told] == [1, 0, 0]
-    assert later.calls == 1
-    assert later.input_tokens == sum(one.input_tokens for one in told)
-    assert judges[0].estimate(a_record()).calls == 1
+    assert first.calls == 1
+    assert others == [first, first]
+    assert first.output_tokens == pytest.approx(3 * alone.output_tokens, rel=0.1)
+    assert judges[0].estimate(a_record(request=None, response=None)).calls == 0
 
 
 def test_the_group_is_part_of_each_member_s_version_and_its_order_is_not() -> None:

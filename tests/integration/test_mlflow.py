@@ -315,6 +315,25 @@ async def test_a_child_that_says_nothing_is_ended(tmp_path: Path, monkeypatch: p
         await publisher.publish([an_assessment(TRACES[0])] * 1000)
 
 
+def test_a_sessions_newer_revision_takes_the_older_ones_place_on_its_first_trace(store: MlflowStore) -> None:
+    first = TRACES[30]
+    target = Target(type="SESSION", target_id="s", trace_id=first, session_id="s")
+    of_trace = an_assessment(first)
+    older = an_assessment(first, target=target)
+    newer = an_assessment(first, target=target, revision=1, at=NOON + timedelta(minutes=9))
+
+    carry_out(store, of_trace, older)
+    carry_out(store, newer)
+
+    found = {one.assessment_id: one for one in store.feedback(first)}
+    assert {key: one.valid for key, one in found.items()} == {
+        assessment_id(of_trace): True,
+        assessment_id(older): False,
+        assessment_id(newer): True,
+    }
+    assert found[assessment_id(newer)].metadata["mlflow.trace.session"] == "s"
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A real `mlflow server` on loopback."""
@@ -364,3 +383,42 @@ def a_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def test_what_is_forgotten_goes_with_its_dataset_records_and_what_waits_and_nothing_else_does(
+    store: MlflowStore, tmp_path: Path
+) -> None:
+    gone, other, unknown = TRACES[36], TRACES[37], "f" * 32
+    session = Target(type="SESSION", target_id="s", trace_id=other, session_id="s")
+    carry_out(store, an_assessment(gone), an_assessment(other), an_assessment(other, "calm", target=session))
+    tracking = store.traces.store
+    experiment = store.client.get_experiment_by_name("agent").experiment_id
+    dataset = tracking.create_dataset("failures", experiment_ids=[experiment]).dataset_id
+    records = [
+        {
+            "inputs": {"asked": trace_id},
+            "source": {"source_type": "TRACE", "source_data": {"trace_id": f"tr-{trace_id}"}},
+        }
+        for trace_id in (gone, other)
+    ]
+    tracking.upsert_dataset_records(dataset, records)
+    publisher = a_publisher(store, tmp_path)
+    await publisher.publish([an_assessment(unknown)])
+    waited = publisher._waiting.due(NOON + timedelta(minutes=2))
+
+    targets = [Target(type="TRACE", target_id=one, trace_id=one) for one in (gone, unknown)]
+    await publisher.forget([*targets, session])
+
+    left, _ = tracking._load_dataset_records(dataset)
+    assert len(waited) == 1
+    assert publisher._waiting.due(NOON + timedelta(minutes=2)) == {}
+    assert store.feedback(gone) == []
+    assert [one.name for one in store.feedback(other)] == ["tone"]
+    assert [record.inputs for record in left] == [{"asked": other}]
+
+
+async def test_a_folder_of_files_forgets_too(tmp_path: Path) -> None:
+    folder = MlflowPublisher(tracking_uri=str(tmp_path / "mlruns"), experiment="agent", state=tmp_path)
+    await folder.ensure_experiment()
+
+    await folder.forget([Target(type="TRACE", target_id=TRACES[0], trace_id=TRACES[0])])

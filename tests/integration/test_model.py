@@ -24,7 +24,7 @@ from evaluator.models.limiter import Limiter
 from evaluator.models.openai import OpenAIEndpoint
 from evaluator.models.prices import Price, Prices
 from evaluator.scorers.reply import reply_schema
-from tests.stub_provider import StubProvider
+from tests.stub_provider import StubProvider, prompt_of
 
 SCHEMA = reply_schema(YesNo())
 
@@ -215,6 +215,31 @@ async def test_one_prompt_that_a_provider_rejects_does_not_stop_the_others(
     assert caught.value.calls == 4
     assert "poison" not in caught.value.detail
     assert "poison" not in str(stub.requests[1])
+
+
+async def test_a_key_that_is_accepted_for_one_prompt_is_no_matter_of_the_other(stub: StubProvider) -> None:
+    stub.script = ["401", "ok"] * 4
+    async with a_model(stub) as model:
+        with pytest.raises(ModelFailure, match="HTTP 401") as caught:
+            await model.complete(a_prompt("a"), SCHEMA)
+
+    assert (caught.value.reason, caught.value.calls) == (Reason.UNAVAILABLE, 8)
+
+
+async def test_many_rejected_at_once_are_told_apart_by_one_plain_question(stub: StubProvider) -> None:
+    stub.latency = 0.02
+    async with a_model(stub, in_flight=8) as model:
+        await model.complete(a_prompt("first"), SCHEMA)
+        stub.script = ["401"] * 100
+        failures = await asyncio.gather(
+            *(model.complete(a_prompt(str(number)), SCHEMA) for number in range(40)), return_exceptions=True
+        )
+
+    assert all(isinstance(failure, ModelFailure) and failure.reason.configuration for failure in failures)
+    plain = [request for request in stub.requests if "ready" in prompt_of(request)]
+    assert len(plain) == 1
+    assert len(stub.requests) <= 1 + 8 + 1 + 8  # in flight, the plain question, and who took their places
+    assert sum(failure.calls for failure in failures if isinstance(failure, ModelFailure)) == stub.count - 1
 
 
 async def test_a_probe_tells_what_the_provider_said(stub: StubProvider) -> None:

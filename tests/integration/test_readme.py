@@ -65,13 +65,16 @@ def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
 
 def test_the_guidelines_of_the_readme_have_no_mistake(tmp_path: Path) -> None:
     project = Project.create(tmp_path, blocks("yaml")[0], python_modules=["my_team.*"])
-    project.guide(blocks("yaml")[1], "more.yaml")
+    more = [block for block in blocks("yaml")[1:] if block.startswith("judges:")]
+    for number, block in enumerate(more):
+        project.guide(block, f"more{number}.yaml")
     _team(tmp_path)
 
     checked = project.run("check")
 
     assert checked.code == 0, checked.err
     assert "actionable_insights" in checked.out
+    assert "right_query" in checked.out
     assert "escalat" not in checked.err
 
 

@@ -253,3 +253,35 @@ def test_a_dry_run_knows_the_cache_and_learns_from_what_was_taken(tmp_path: Path
     assert (told["reused"], told["cached"], told["calls"]) == (10, 9, 5)
     for name in ("input_tokens", "output_tokens", "cost_usd"):
         assert expected[name] == pytest.approx(told[name], rel=0.1)
+
+
+def test_a_dry_run_tells_each_judge_s_part_of_a_joint_call_and_what_is_a_guess(
+    tmp_path: Path, stub: StubProvider
+) -> None:
+    guidelines = """
+judges:
+  - {name: one, guidelines: Be kind., batch: joint}
+  - {name: two, guidelines: Be brief., batch: joint}
+  - {name: alone, guidelines: Be right.}
+"""
+    project = a_project(tmp_path, stub, guidelines)
+    project.append(*many(9))
+
+    guessed = project.run("eval", *RANGE, "--dry-run", "--json").json()
+    shown = project.run("eval", *RANGE, "--dry-run").out
+    told = project.run("eval", *RANGE, "--limit", "5", "--json").json()
+    learned = project.run("eval", *RANGE, "--dry-run", "--json").json()
+    taken = project.run("eval", *RANGE, "--json").json()
+
+    one, two, alone = (guessed["scorers"][name] for name in ("one", "two", "alone"))
+    assert (guessed["calls"], one["calls"] + two["calls"], alone["calls"]) == (18, 9, 9)
+    assert one["cost_usd"] == pytest.approx(two["cost_usd"])
+    assert abs(one["input_tokens"] - two["input_tokens"]) <= 1
+    assert (one["joint_with"], alone["joint_with"]) == (["two"], [])
+    assert one["guessed"]
+    assert alone["guessed"]
+    assert "output tokens are a guess" in guessed["notes"][0]
+    assert "output tokens are a guess" in shown
+    assert (told["calls"], learned["calls"], taken["calls"], learned["notes"]) == (10, 8, 8, [])
+    for name in ("input_tokens", "output_tokens", "cost_usd"):
+        assert learned[name] == pytest.approx(taken[name], rel=0.1)

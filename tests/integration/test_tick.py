@@ -1,10 +1,9 @@
 """The tick on real tables: every trace decided once, whatever comes in which order."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,83 +11,17 @@ from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
 from evaluator.errors import ModelError
-from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored, Usage
+from evaluator.feedback import Reason, Scored, Usage
 from evaluator.publish import publish
 from evaluator.score import Active
 from evaluator.sinks.annotations import AnnotationsSink
-from evaluator.summary import Summary
 from evaluator.tables.delta import DeltaStore
-from evaluator.tables.ledger import CONTROL, Ledger
-from evaluator.tables.rows import Key, Row
-from evaluator.tables.schemas import ANNOTATIONS
+from evaluator.tables.rows import Key
 from evaluator.tables.spans import SpansTable
-from evaluator.tables.views import Views
-from evaluator.tick import Parts, has_work, tick
+from evaluator.tick import look, tick
 from evaluator.traces.columns import TRACES
+from tests.bench import Bench, Greets
 from tests.traffic import NOON, answer, append, span, spans_store, trace_id
-
-
-@dataclass
-class Greets:
-    """A scorer of code: does the response greet? `fails` gives what it says instead of an answer."""
-
-    name: str = "greets"
-    version: str = "v1"
-    fails: Reason | None = None
-    raises: bool = False
-    seen: list[str] = field(default_factory=list)
-    source_type: SourceType = "CODE"
-    waits: bool = False
-
-    @property
-    def definition(self) -> Mapping[str, Any]:
-        return {"kind": "test"}
-
-    async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
-        if self.raises:
-            raise ModelError("the key is wrong")
-        self.seen += [record.trace.trace_id for record in records]
-        if self.fails:
-            return [Scored(outcome=Unscored(reason=self.fails, detail="as the test asked")) for _ in records]
-        return [Scored(outcome=self._feedback(record)) for record in records]
-
-    def _feedback(self, record: Record) -> Feedback:
-        passed = "Hello" in (record.outputs or "")
-        return Feedback(value="yes" if passed else "no", passed=passed, rationale="looked for a greeting")
-
-
-class Bench:
-    """Real tables in a folder, and a clock that the test sets."""
-
-    def __init__(self, folder: Path) -> None:
-        self.now = NOON
-        self.spans_store = spans_store(folder)
-        self.ledger = Ledger(DeltaStore(str(folder / "agent_eval_ledger")), self.clock)
-        self.ledger.provision()
-        self.annotations = DeltaStore(str(folder / "agent_otel_annotations"))
-        self.annotations.create(ANNOTATIONS)
-        self.spans = SpansTable(self.spans_store, self.clock)
-        self.views = Views(self.spans, self.annotations, self.ledger)
-
-    def clock(self) -> datetime:
-        return self.now
-
-    def append(self, *rows: dict[str, Any]) -> int:
-        return append(self.spans_store, rows)
-
-    def parts(self, *scorers: Greets, **settings: Any) -> Parts:
-        active = [Active(scorer=scorer, rule=SelectionRule(name=scorer.name)) for scorer in scorers]
-        values = {"settle": timedelta(0), "max_wait": timedelta(hours=1), "active": active, **settings}
-        return Parts(spans=self.spans, ledger=self.ledger, clock=self.clock, **values)
-
-    async def tick(self, *scorers: Greets, **settings: Any) -> Summary:
-        return await tick(self.parts(*scorers, **settings), run_id="run")
-
-    def states(self) -> dict[Key, Row]:
-        return self.ledger.open().rows(f"target_type <> '{CONTROL}'")
-
-    def later(self, **by: float) -> None:
-        self.now += timedelta(**by)
 
 
 @pytest.fixture
@@ -104,7 +37,7 @@ async def test_a_new_trace_is_scored_once_and_a_second_tick_writes_nothing(bench
 
     first = await bench.tick(scorer)
     version = bench.ledger.open().version
-    assert not has_work(bench.parts(scorer))
+    assert not look(bench.parts(scorer)).work
     second = await bench.tick(scorer)
 
     assert (first.traces, first.results) == (2, 2)
@@ -191,7 +124,7 @@ async def test_a_transient_error_is_tried_again_on_its_schedule_and_then_given_u
 
     row = bench.states()[Key("TRACE", trace_id("a"), "greets", "v1", 0)]
     assert (row.state, row.attempts, row.due) == ("unscored", 6, None)
-    assert not has_work(bench.parts(broken))
+    assert not look(bench.parts(broken)).work
 
 
 async def test_a_lasting_error_is_final_at_once_and_is_no_fail(bench: Bench) -> None:
@@ -201,7 +134,7 @@ async def test_a_lasting_error_is_final_at_once_and_is_no_fail(bench: Bench) -> 
 
     count = summary.scorers["greets"]
     assert (summary.results, count.failed, count.unscored["refused"]) == (1, 0, 1)
-    assert not has_work(bench.parts(Greets(fails=Reason.REFUSED)))
+    assert not look(bench.parts(Greets(fails=Reason.REFUSED))).work
 
 
 async def test_a_misconfigured_judge_stops_the_tick_before_any_trace_is_touched(bench: Bench) -> None:
@@ -273,7 +206,7 @@ async def test_a_provider_that_is_down_leaves_its_work_deferred_and_costs_no_att
 async def test_chunks_that_are_judged_at_once_are_each_committed_once(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluator.tick.CHUNK_TRACES_JUDGED", 3)
+    monkeypatch.setattr("evaluator.live.work.CHUNK_TRACES_JUDGED", 3)
     bench.append(*(answer(f"t{number}") for number in range(20)))
     judge = Paid("judge")
 
@@ -282,7 +215,7 @@ async def test_chunks_that_are_judged_at_once_are_each_committed_once(
 
     assert (summary.traces, summary.results, again.results) == (20, 20, 0)
     assert len(judge.seen) == len(set(judge.seen)) == 20
-    assert not has_work(bench.parts(judge))
+    assert not look(bench.parts(judge)).work
 
 
 async def test_an_edited_judge_takes_over_what_was_open_for_its_older_version(bench: Bench) -> None:

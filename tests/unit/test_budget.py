@@ -142,6 +142,25 @@ async def test_a_run_has_caps_of_its_own() -> None:
     await spend(budget, 60)
 
 
+async def test_what_can_wait_leaves_half_of_the_day_alone() -> None:
+    accounts = PrivateAccounts()
+    capped = BudgetSettings(usd_per_day=None, tokens_per_day=100)
+    judges = {"tone": DailyBudget(tokens_per_day=20)}
+    budget = Budget(capped, judges=judges, accounts=accounts, now=lambda: NOON)
+    budget.begin()
+    fresh = budget.spares(["tone"])
+    await spend(budget, 11, judge="tone")
+    after_its_own_half = budget.spares(["tone"]), budget.spares(["facts"])
+    await spend(budget, 40)
+    await budget.settle()
+    budget.begin()
+
+    assert fresh
+    assert after_its_own_half == (False, True)
+    assert not budget.spares(["facts"])
+    assert a_budget().spares(["tone"])
+
+
 async def test_the_judges_of_a_shared_call_pay_equal_parts() -> None:
     accounts = PrivateAccounts()
     caps = {"tone": DailyBudget(tokens_per_day=30)}

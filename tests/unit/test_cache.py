@@ -234,3 +234,22 @@ def test_several_processes_write_at_once(tmp_path: Path) -> None:
 
     with sqlite3.connect(tmp_path / FILE) as database:
         assert database.execute("select count(*) from results").fetchone() == (600,)
+
+
+async def test_who_waited_for_a_call_that_failed_asks_without_waiting_for_the_others(tmp_path: Path) -> None:
+    cache = a_cache(tmp_path)
+    at_once, most = 0, 0
+
+    async def failed(number: int) -> None:
+        nonlocal at_once, most
+        async with cache.turn(KEY):
+            assert cache.get(KEY, str(number)) is None
+            at_once += 1
+            most = max(most, at_once)
+            await asyncio.sleep(0.01)
+            at_once -= 1
+
+    await asyncio.gather(*(failed(number) for number in range(5)))
+
+    assert most == 4
+    await cache.close()

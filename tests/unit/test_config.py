@@ -93,8 +93,44 @@ def test_every_mistake_is_told_at_once_with_its_line_and_the_nearest_name(tmp_pa
 
 
 def test_what_this_version_does_not_serve_is_refused_and_not_ignored(tmp_path: Path) -> None:
-    with pytest.raises(MistakesError, match="rescore_late: not served by this version"):
-        config_of(tmp_path, "rescore_late: true")
+    with pytest.raises(MistakesError, match="alerts: not served by this version"):
+        config_of(tmp_path, "alerts: [{}]")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "settings"),
+    [
+        ("http://localhost:4318", ""),
+        ("http://127.0.0.1:4318/v1/traces", ""),
+        ("http://[::1]:4317", ""),
+        ("http://127.1.2.3:8321", ""),
+        ("http://localhost", "collect: {http_port: 80}"),
+        ("http://evaluator.internal:9000", "http: {host: evaluator.internal, port: 9000}"),
+    ],
+)
+def test_our_own_spans_are_not_sent_to_our_own_collector(
+    endpoint: str, settings: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        MistakesError, match=r":2: telemetry: otlp_endpoint: .* is the evaluator's own collector"
+    ):
+        config_of(tmp_path, f"{settings}\ntelemetry: {{otlp_endpoint: '{endpoint}'}}")
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4318", "grpc://collector:4317", "http://", "http://a:b"])
+def test_an_endpoint_that_is_no_address_is_a_mistake(endpoint: str, tmp_path: Path) -> None:
+    with pytest.raises(MistakesError, match=r"telemetry\.otlp_endpoint: is not an address"):
+        config_of(tmp_path, f"telemetry: {{otlp_endpoint: '{endpoint}'}}")
+
+
+def test_another_receiver_is_taken_and_none_is_wanted_by_default(tmp_path: Path) -> None:
+    elsewhere = {"EVALUATOR_TELEMETRY__OTLP_ENDPOINT": "https://otel.example.com:4318/otlp"}
+    beside = {"EVALUATOR_TELEMETRY__OTLP_ENDPOINT": "http://localhost:4318"}
+    moved = "collect: {http_port: 14318}"
+
+    assert config_of(tmp_path, "", elsewhere).telemetry.otlp_endpoint == "https://otel.example.com:4318/otlp"
+    assert config_of(tmp_path, moved, beside).telemetry.otlp_endpoint == "http://localhost:4318"
+    assert config_of(tmp_path, "", {"EVALUATOR_TELEMETRY__OTLP_ENDPOINT": ""}).telemetry.otlp_endpoint is None
 
 
 def test_a_named_file_that_is_missing_is_an_error_and_the_default_one_is_not(
@@ -120,3 +156,21 @@ def test_what_has_no_unit_is_no_duration(value: object) -> None:
 
 def test_sizes_have_units() -> None:
     assert (parse_size("1GB"), parse_size("1.5 mb"), parse_size(10)) == (10**9, 1_500_000, 10)
+
+
+@pytest.mark.parametrize(
+    ("judge", "said"),
+    [
+        ("timeout: 0s", "judge.timeout"),
+        ("parameters: {n: 3}", "'n' is no parameter of a judge"),
+        ("parameters: {stream: true}", "'stream' is no parameter of a judge"),
+        ("parameters: {model: other}", "'model' is no parameter of a judge"),
+        ("parameters: {max_tokens: null}", "'max_tokens' has to be a number of tokens"),
+        ("parameters: {max_completion_tokens: many}", "'max_completion_tokens' has to be a number of tokens"),
+    ],
+)
+def test_a_request_that_would_be_no_judgement_is_a_mistake(judge: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(MistakesError) as raised:
+        config_of(tmp_path, f"judge: {{{judge}}}")
+
+    assert said in str(raised.value)

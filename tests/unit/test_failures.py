@@ -101,3 +101,25 @@ def test_a_pause_that_a_provider_asks_for_is_understood_and_bounded(
     value: dict[str, str], wait: timedelta | None
 ) -> None:
     assert retry_after(value, NOON) == wait
+
+
+@pytest.mark.parametrize("code", ["²", "9" * 5_000, -1, True, 10**14, "5O0", ["x"], {}])
+def test_a_code_that_is_no_status_is_not_taken_for_one(code: object) -> None:
+    failure = failure_of_answer(200, {}, body("It broke.", code=code), NOON)
+
+    assert failure.reason is Reason.UNAVAILABLE
+    assert failure.detail.startswith("HTTP 200 with an error in it")
+
+
+def test_what_a_provider_calls_its_error_is_one_word_or_not_repeated() -> None:
+    failure = failure_of_answer(500, {}, body(code="broken\n", type="server_error"), NOON)
+
+    assert failure.detail == "HTTP 500 (server_error): the provider failed"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["nan", "inf", "1e400", "soon", "²", "9" * 5_000, "Mon, 01 Jan 2026 00:00:00 +99999999999999", "Mon, 99 Jan 2026"],
+)  # fmt: skip
+def test_a_pause_that_is_no_time_is_none(said: str) -> None:
+    assert retry_after({"Retry-After": said}, NOON) is None

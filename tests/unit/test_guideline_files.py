@@ -19,7 +19,7 @@ from evaluator.guidelines.definitions import (
     SqlDefinition,
     YesNo,
 )
-from evaluator.guidelines.entries import VARIABLES, unsupported
+from evaluator.guidelines.entries import VARIABLES
 from evaluator.guidelines.files import configured_guidelines, load_guidelines
 from evaluator.scorers.prompts import Prompts
 
@@ -154,9 +154,10 @@ SCORER = "scorers:\n  - name: quick\n    "
         (JUDGE + "guidelines: a\n    sample_rate: '1'", "\"sample_rate\": should be a valid number, not '1'"),
         (JUDGE + "guidelines: a\n    enabled: 3", '"enabled": should be a valid boolean, not 3'),
         (JUDGE + "guidelines: a\n    since: 7", '"since": 7 is not a duration (write 60s, 15m, 1h or 7d)'),
-        (JUDGE + "guidelines: a\n    since: 7d", '2: judge "tone": since is not supported by this version'),
-        (JUDGE + "guidelines: a\n    target: session", "target session is not supported by this version"),
-        (JUDGE + "guidelines: a\n    target: span", "target span is not supported by this version"),
+        (
+            JUDGE + "guidelines: a\n    target: session\n    since: 7d",
+            '5: judge "tone": since goes with target: trace or span',
+        ),
         (
             JUDGE + "guidelines: a\n    batch: joint\n    models: [x/a, x/b]",
             '5: judge "tone": models goes with batch: single, for a joint call has one model',
@@ -210,6 +211,23 @@ SCORER = "scorers:\n  - name: quick\n    "
         ),
         (JUDGE + "guidelines: a\n    target: span\n    span_filter: kinds = 'x'", 'did you mean "kind"'),
         (
+            JUDGE + "guidelines: a\n    target: span\n    span_filter: read_csv('x') = 1",
+            'span_filter: function "read_csv" is not',
+        ),
+        (
+            "scorers:\n  - {name: a, builtin: repeated_tool_calls, target: span}\n",
+            'scorer "a": builtin repeated_tool_calls looks at a whole trace',
+        ),
+        (
+            "scorers:\n  - {name: a, sql: span_count > 1, target: span}\n",
+            'scorer "a": sql: unknown column "span_count"',
+        ),
+        (
+            "judges:\n  - {name: a, guidelines: b, batch: joint, since: 7d}\n"
+            "  - {name: c, guidelines: d, batch: joint}\n",
+            'judge "c": since is not set, but "a"',
+        ),
+        (
             JUDGE + "guidelines: a\n    filter: read_csv('x')",
             '4: judge "tone": filter: function "read_csv" is not',
         ),
@@ -236,6 +254,15 @@ SCORER = "scorers:\n  - name: quick\n    "
         (
             JUDGE + "instructions: a\n    values: {min: 5, mox: 9}",
             'unknown field "values.mox" (did you mean "max"?)',
+        ),
+        (
+            JUDGE + "instructions: a\n    values: [warm, cold]\n    pass_if: value::int > 3",
+            'pass_if: says nothing of "warm", which is one of the values: a value could not be converted',
+        ),
+        (
+            JUDGE
+            + "instructions: a\n    values: {min: 0, max: 4}\n    pass_if: ((value - 2)::varchar || 'x')::int > 1",
+            "pass_if: says nothing of 0, which is one of the values",
         ),
         (
             JUDGE + "instructions: a\n    values: {min: 0, max: 5}\n    pass_if: value = 'x'",
@@ -342,15 +369,19 @@ def test_words_that_yaml_once_took_for_the_truth_stay_words() -> None:
     assert judge.values == Categories(values=("yes", "no", "on"))
 
 
-def test_a_disabled_judge_may_ask_for_what_is_not_supported_and_still_claims_its_name() -> None:
+def test_a_disabled_judge_still_claims_its_name() -> None:
     write("judges:\n  - {name: a, guidelines: b, enabled: false, since: 7d}\n  - {name: a, guidelines: b}\n")
 
     assert mistakes() == ['guidelines/a.yaml:3: judge "a": the name is taken already by guidelines/a.yaml:2']
 
 
-def test_what_is_not_supported_is_told_in_one_place() -> None:
-    assert unsupported(JudgeDefinition(name="a", guidelines=("b",))) is None
-    assert "since" in str(unsupported(SqlDefinition(name="a", sql="true", since=timedelta(days=7))))
+def test_a_session_is_filtered_by_its_own_columns_and_other_targets_are_not() -> None:
+    write(
+        "scorers:\n  - {name: a, sql: turns < 9, filter: turns > 1, target: session}\n  - {name: b, sql: turns < 9}\n"
+    )
+
+    [mistake] = mistakes()
+    assert mistake.startswith('guidelines/a.yaml:3: scorer "b": sql: unknown column "turns"')
 
 
 def test_a_missing_folder_is_a_mistake_and_one_file_is_as_good_as_a_folder(here: Path) -> None:
@@ -464,3 +495,18 @@ def test_a_panel_and_what_is_seen_are_part_of_the_definition() -> None:
     assert isinstance(judge, JudgeDefinition)
     assert (judge.models, judge.decide, judge.escalate_to) == (("x/a", "x/b", "x/c"), "majority", "x/d")
     assert judge.trace_view == "index"
+
+
+def test_a_judge_of_spans_sees_the_span_and_an_index_of_its_trace_unless_told_otherwise() -> None:
+    write(
+        "judges:\n  - {name: a, guidelines: b, target: span, span_filter: span_type = 'TOOL', since: 7d}\n"
+        "  - {name: c, guidelines: d, target: span, trace_view: full}\n  - {name: e, guidelines: f}\n"
+    )
+
+    first, second, third = load_guidelines(Path("guidelines")).definitions
+
+    assert isinstance(first, JudgeDefinition)
+    assert isinstance(second, JudgeDefinition)
+    assert isinstance(third, JudgeDefinition)
+    assert (first.trace_view, second.trace_view, third.trace_view) == ("index", "full", "full")
+    assert (first.span_filter, first.since) == ("span_type = 'TOOL'", timedelta(days=7))

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from evaluator.redaction import Redactor
-from evaluator.telemetry import JsonFormatter, TextFormatter
+from evaluator.telemetry.logs import JsonFormatter, TextFormatter
 
 REDACT = Redactor(["email", "secret"]).redact
 

@@ -175,3 +175,15 @@ def test_a_workspace_s_model_is_asked_directly_where_its_address_and_key_are_kno
     assert isinstance(endpoint, LiteLLMEndpoint if url is None else OpenAIEndpoint)
     if isinstance(endpoint, OpenAIEndpoint):
         assert endpoint.url == url
+
+
+def test_the_cap_that_a_budget_reckons_with_is_renamed_and_never_left_out() -> None:
+    dialect = Dialect()
+    sent = {"max_tokens": 4096}
+
+    assert dialect.learn(sent, {"param": "max_tokens", "message": "Unsupported parameter"})
+    again = dialect.spoken(sent)
+    learned = dialect.learn(again, {"param": "max_completion_tokens", "message": "Unsupported parameter"})
+
+    assert again == dialect.spoken(sent) == {"max_completion_tokens": 4096}
+    assert not learned

@@ -8,7 +8,18 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.tables.rows import FINAL, UNDATED, Key, Row, State, Unit, latest, partition_day, rebase
+from evaluator.tables.rows import (
+    FINAL,
+    UNDATED,
+    Key,
+    Row,
+    State,
+    Unit,
+    gone_on,
+    latest,
+    partition_day,
+    rebase,
+)
 
 STATES = list(get_args(State))
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -97,3 +108,69 @@ def test_hostile_times_share_one_partition() -> None:
     assert partition_day(None, NOON) == UNDATED
     assert partition_day(datetime(1999, 1, 1, tzinfo=UTC), NOON) == UNDATED
     assert partition_day(NOON + timedelta(days=2), NOON) == UNDATED
+
+
+# --- sessions
+
+
+def a_session(state: State, revision: int = 0, *, begun: int = 0, due: int | None = None) -> Row:
+    return Row(
+        day=UNDATED,
+        scope="live",
+        target_type="SESSION",
+        target_id="s",
+        trace_id=f"t{begun}",
+        session_id="s",
+        revision=revision,
+        state=state,
+        trace_start=NOON + timedelta(minutes=begun),
+        first=NOON + timedelta(minutes=begun),
+        last=NOON + timedelta(minutes=begun),
+        due=None if due is None else NOON + timedelta(minutes=due),
+    )
+
+
+TURN = a_row("done", "t")
+
+
+@given(st.lists(st.tuples(st.sampled_from(["waiting", "done"]), st.integers(0, 3)), max_size=8))
+def test_a_turn_always_opens_its_session_and_never_as_a_revision_that_was_decided(
+    others: list[tuple[State, int]],
+) -> None:
+    since = {row.key: row for row in (a_session(state, revision) for state, revision in others)}
+    tail = {key: [row.state] for key, row in since.items()}
+    unit = gone_on([TURN, a_session("waiting", due=1)], since)
+
+    kept = rebase([unit], tail)
+
+    assert [row.state for row in kept] == ["done", "waiting"]
+    assert since.get(kept[1].key, kept[1]).state == "waiting"
+
+
+@given(st.lists(st.sampled_from(["waiting", "done"]), min_size=1, max_size=3))
+def test_a_decision_on_a_session_yields_to_any_row_of_it(others: list[State]) -> None:
+    done = a_session("done")
+    result = a_row("scored", scorer="x")
+
+    assert rebase([[done, result]], {done.key: others}) == []
+    assert rebase([[done, result]], {}) == [done, result]
+
+
+def test_the_wait_of_a_turn_that_yields_yields_with_it() -> None:
+    assert rebase([[TURN, a_session("waiting")]], {TURN.key: ["done"]}) == []
+
+
+def test_a_wait_that_is_only_told_again_yields() -> None:
+    wait = a_session("waiting")
+
+    assert rebase([[wait]], {wait.key: ["done"]}) == []
+
+
+def test_a_session_knows_what_others_knew_of_it() -> None:
+    mine = a_session("waiting", begun=5, due=9)
+    theirs = a_session("waiting", begun=2, due=12)
+
+    [_, row] = gone_on([TURN, mine], {theirs.key: theirs})
+
+    assert (row.trace_id, row.trace_start, row.first) == ("t2", theirs.trace_start, theirs.first)
+    assert (row.last, row.due) == (mine.last, theirs.due)
