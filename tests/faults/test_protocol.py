@@ -11,13 +11,16 @@ from tests.faults.protocol import caught
 
 HISTORIES = 5
 STEPS = 60
-TRIES = 4
+TRIES = 6
 SELDOM = {
+    "a_plan_brings_back_what_was_forgotten",
+    "retention_by_age_alone",
     "a_session_stands_though_a_turn_came",
     "a_turn_after_the_decision_opens_nothing",
     "a_wait_is_told_by_its_times",
     "blind_after_its_own_commit",
     "cursor_goes_back",
+    "forgetting_without_the_sinks",
     "cursor_passes_a_wait_that_yields",
     "replaced_not_final",
     "spans_are_not_looked_up",
