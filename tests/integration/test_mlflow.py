@@ -388,7 +388,7 @@ def a_free_port() -> int:
 async def test_what_is_forgotten_goes_with_its_dataset_records_and_what_waits_and_nothing_else_does(
     store: MlflowStore, tmp_path: Path
 ) -> None:
-    gone, other, unknown = TRACES[36], TRACES[37], "f" * 32
+    gone, other, unknown = TRACES[36], TRACES[37], "fad0" * 8
     session = Target(type="SESSION", target_id="s", trace_id=other, session_id="s")
     carry_out(store, an_assessment(gone), an_assessment(other), an_assessment(other, "calm", target=session))
     tracking = store.traces.store
