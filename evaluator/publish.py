@@ -32,10 +32,13 @@ class Publishing:
 
     @asynccontextmanager
     async def beside(self) -> AsyncIterator[None]:
-        """Publish what is told of meanwhile; what is going out at the end is waited for."""
+        """Publish what is told of meanwhile; what is going out at the end is waited for, unless the tick is given up."""
         task = asyncio.create_task(self._follow())
         try:
             yield
+        except asyncio.CancelledError:
+            task.cancel()  # `grace` is over: the next turn publishes it again
+            raise
         finally:
             self._over = True
             self.tell()

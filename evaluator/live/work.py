@@ -210,12 +210,12 @@ class Work:
             return set()
         held_up, paid = set(), set()
         for assignment, scored in zip(assignments, scores.results, strict=True):
+            trace_id = assignment.record.trace.trace_id
             if is_held_up(scored):
-                held_up.add(assignment.record.trace.trace_id)
+                held_up.add(trace_id)
+            # Of a panel, some may have voted before one was held up.
             if scored.usage.input_tokens or (scored.usage.calls and not is_held_up(scored)):
-                paid.add(
-                    assignment.record.trace.trace_id
-                )  # of a panel, some may have voted before one was held up
+                paid.add(trace_id)
         self.left_out = self.left_out or not held_up <= paid
         return held_up - paid
 

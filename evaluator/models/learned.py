@@ -11,7 +11,7 @@ import orjson
 
 log = logging.getLogger(__name__)
 
-BELIEVED_FOR = timedelta(days=1)
+BELIEVED_FOR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

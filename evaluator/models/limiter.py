@@ -22,6 +22,8 @@ ASKED_TO_PAUSE = "the provider limits the rate, and grants nothing for longer th
 SHARED_PATIENCE = timedelta(minutes=2)
 """How long a call waits for its turn where several models are at work: a trace's results are committed together, so
 that the slowest of them would hold up what the others have ready. What gave way is asked again in the next tick."""
+SLOWEST_GRANT = 1.0
+"""Calls a second. What was found below that was rather an outage, and a worker that begins with it would crawl."""
 FIRST_ALONE = timedelta(seconds=5)
 """How long all others wait for the first call, so that a wrong key or name costs one call and not one each."""
 
@@ -67,8 +69,9 @@ class Limiter:
 
     @property
     def grant(self) -> Grant | None:
-        """What the provider was found to grant; None while it was not asked."""
-        return self._pace.grant if self._asked else None
+        """What the provider was found to grant; None while it gave no answer, or hardly any: that is no rate to begin with."""
+        slow = self.rate is not None and self.rate < SLOWEST_GRANT
+        return self._pace.grant if self._asked and not slow else None
 
     @asynccontextmanager
     async def first_alone(self) -> AsyncIterator[None]:

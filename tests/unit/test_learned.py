@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 
 from evaluator.models.learned import Grant, LearnedGrants
+from evaluator.models.limiter import Limiter
 from evaluator.models.pace import FIRST_WINDOW, Pace
 
 NOON = datetime(2026, 11, 6, 12, tzinfo=UTC)
 
 
-def test_what_was_granted_is_known_for_a_day(tmp_path: Path) -> None:
+def test_what_was_granted_is_known_for_an_hour(tmp_path: Path) -> None:
     grant = Grant(at_once=128, per_second=29.5)
     LearnedGrants(tmp_path, lambda: NOON).keep("openai/m", "http://a", grant)
 
-    assert LearnedGrants(tmp_path, lambda: NOON + timedelta(hours=23)).of("openai/m", "http://a") == grant
-    assert LearnedGrants(tmp_path, lambda: NOON + timedelta(hours=25)).of("openai/m", "http://a") is None
+    assert LearnedGrants(tmp_path, lambda: NOON + timedelta(minutes=59)).of("openai/m", "http://a") == grant
+    assert LearnedGrants(tmp_path, lambda: NOON + timedelta(minutes=61)).of("openai/m", "http://a") is None
     assert LearnedGrants(tmp_path, lambda: NOON).of("openai/m", "http://b") is None
 
 
@@ -64,3 +65,14 @@ def test_a_smaller_cap_holds_whatever_was_granted() -> None:
     pace.begin_at(Grant(at_once=128), 0.0)
 
     assert pace.grant == Grant(at_once=4)
+
+
+@pytest.mark.parametrize(("per_second", "kept"), [(29.5, True), (0.05, False)])
+async def test_a_rate_that_was_rather_an_outage_is_not_kept(per_second: float, kept: bool) -> None:
+    limiter = Limiter(max_concurrency=128, known=Grant(at_once=128, per_second=per_second))
+    unasked = limiter.grant
+    async with limiter.slot(1):
+        pass
+
+    assert unasked is None
+    assert (limiter.grant is not None) is kept
