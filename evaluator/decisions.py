@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import assert_never
+from typing import Any, assert_never
 
 import orjson
 
@@ -173,8 +173,8 @@ def result_row(
     `attempts` counts those made before this one. What a budget, a pause, a provider that is down or a
     key that has to be mended held back is deferred: that was no attempt, and is due at once.
     """
-    outcome, usage = scored.outcome, scored.usage
-    common = Row(
+    usage = scored.usage
+    return Row(
         day=partition_day(pending.earliest, now),
         scope=scope,
         target_type=target.type,
@@ -185,8 +185,6 @@ def result_row(
         scorer=scorer,
         version=version,
         revision=revision,
-        state="scored",
-        attempts=attempts + 1,
         first=pending.first,
         last=pending.last,
         run_id=run_id,
@@ -200,37 +198,29 @@ def result_row(
         metadata=orjson.dumps(dict(scored.metadata)).decode() if scored.metadata else None,
         trace_start=pending.earliest,
         upto=upto,
+        **_told(scored.outcome, pending, attempts, now),
     )
+
+
+def _told(outcome: Feedback | Unscored, pending: Pending, attempts: int, now: datetime) -> dict[str, Any]:
+    """The columns that tell what came of an attempt, `attempts` before it."""
     match outcome:
         case Feedback():
-            return replace(
-                common,
-                value=orjson.dumps(outcome.value).decode(),
-                passed=outcome.passed,
-                rationale=outcome.rationale,
-            )
-        case Unscored(reason=reason, detail=detail) if reason.held_back:
-            return replace(
-                common,
-                state="deferred",
-                reason=reason.value,
-                error=detail,
-                due=now,
-                attempts=attempts,
-                commits=pending.commits,
-            )
-        case Unscored(reason=reason, detail=detail):
+            return {
+                "state": "scored",
+                "attempts": attempts + 1,
+                "value": orjson.dumps(outcome.value).decode(),
+                "passed": outcome.passed,
+                "rationale": outcome.rationale,
+            }
+        case Unscored(reason=reason) if reason.held_back:
+            told = {"state": "deferred", "due": now, "attempts": attempts}
+        case Unscored(reason=reason):
             due = next_attempt(attempts + 1, now) if reason.transient else None
-            return replace(
-                common,
-                state="unscored",
-                reason=reason.value,
-                error=detail,
-                due=due,
-                commits=pending.commits,
-            )
+            told = {"state": "unscored", "due": due, "attempts": attempts + 1}
         case _:
             assert_never(outcome)
+    return {**told, "reason": outcome.reason.value, "error": outcome.detail, "commits": pending.commits}
 
 
 def without_spend(row: Row) -> Row:

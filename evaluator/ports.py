@@ -92,7 +92,7 @@ class Book(Protocol):
         """What waits, is deferred or is to be tried again, oldest first."""
         ...
 
-    def states(self, target_ids: Collection[str], days: Iterable[date] | None) -> dict[Key, Row]:
+    def states(self, target_ids: Collection[str], days: Collection[date] | None) -> dict[Key, Row]:
         """The newest row of each key of these targets in these partitions (None: in all)."""
         ...
 

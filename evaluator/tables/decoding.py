@@ -53,8 +53,8 @@ def spans_of(table: pa.Table) -> list[Span]:
         "resource": iter(resources),
         "scope_name": map(_text, rows.values("instrumentation_scope", "name")),
     }
-    cells = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    spans = [Span(**cell) for cell in cells if cell["trace_id"] and cell["span_id"]]
+    made = map(Span._make, zip(*(columns[name] for name in Span._fields), strict=True))
+    spans = [span for span in made if span.trace_id and span.span_id]
     if dropped := table.num_rows - len(spans):
         log.warning("rows without a trace id or a span id were left out", extra={"rows": dropped})
     if rows.malformed:

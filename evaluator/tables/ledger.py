@@ -17,6 +17,7 @@ from evaluator.errors import TableError
 from evaluator.feedback import Target
 from evaluator.shards import Shard
 from evaluator.tables.delta import DeltaStore
+from evaluator.tables.known import Known
 from evaluator.tables.rows import (
     COLUMNS,
     FORGOTTEN,
@@ -108,6 +109,7 @@ class Book:
         self._open: dict[Key, int] | None = None
         self._gone: set[tuple[str, str]] = set()
         self._gone_are_read = False
+        self._known = Known()
         self._appended = 0
 
     # --- what the integers say
@@ -170,13 +172,17 @@ class Book:
         rows = from_arrow(table.filter(pc.is_in(table.column("target_id"), ids)))
         return sorted((row for row in rows if open_keys.get(row.key) == row.seq), key=lambda row: row.seq)
 
-    def states(self, target_ids: Collection[str], days: Iterable[date] | None) -> dict[Key, Row]:
+    def states(self, target_ids: Collection[str], days: Collection[date] | None) -> dict[Key, Row]:
         """The newest row of each key of these targets (only what tells its state), in these partitions.
 
         `days` None reads them all. What was decided stays so, though late spans may wait to be known as late.
         """
         if not target_ids:
             return {}
+        if days is not None and _too_long_to_name(target_ids):
+            target_ids = self._known_of(target_ids, days)
+            if not target_ids:
+                return {}
         columns = [*_KEY_COLUMNS, "day", "skipped", "upto", "reason"]
         rows = from_arrow_keys(self._read_of("target_id", target_ids, _in_days(days), columns))
         return latest(rows) | latest(row for row in rows if row.state == "done")
@@ -276,40 +282,42 @@ class Book:
         moved: Moved | None = None,
         floor: datetime | None = None,
     ) -> list[Row]:
-        """Commit a plan that was made on this book; the rows that were written, which may be fewer or none.
+        """Commit a plan that was made on this book; those of its rows that were written, which may be fewer or none.
 
         On a conflict the plan is rebased on what the others decided and committed again (C2); nobody is
         asked again for what is in it. The cursor never goes back (C3), and stays where it is when a waiting
         row of the plan yields: its spans have to be read again. Raises TableError.
         """
         while True:
-            units = [gone_on(unit, self._sessions_since) for unit in self._without_forgotten(units)]
+            units = self._without_forgotten(units)
+            if self._sessions_since:
+                units = [gone_on(unit, self._sessions_since) for unit in units]
             rows = rebase(units, self._since)
             marks = self._marks(moved if waits_stand(units, self._since) else None, floor)
             if not rows and not marks:
                 return []
             seq = self.seq + 1
             at = self._time()
-            written = stamped(rows, seq=seq, at=at)
-            opened = self._open_after(written)
+            opened = self._open_after(rows, seq)
             marks |= {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
             marks[OPEN] = min(opened.values(), default=seq)
-            if self._missing and written:
+            if self._missing and rows:
                 log.info(
                     "the ledger gets the columns of this version", extra={"columns": list(self._missing)}
                 )
             try:
-                self._snapshot.append(to_arrow(written), marks)
+                self._snapshot.append(stamped(rows, seq=seq, at=at), marks)
             except CommitConflict:
                 self._reopen()
                 continue
             self.seq = seq
             self._open = opened
+            self._known.add(rows)
             self._appended += 1
             if self._appended % REOPENED_EVERY == 0:
                 self._snapshot = self._store.open()
             self._see_others()
-            return written
+            return rows
 
     def replace(self, where: str, rows: Sequence[Row], *, floor: datetime | None = None) -> bool:
         """Commit rows in the place of all those that satisfy a condition, as they have to themselves.
@@ -319,19 +327,19 @@ class Book:
         """
         seq = self.seq + 1
         at = self._time()
-        written = stamped(rows, seq=seq, at=at)
         left = self._read(f"seq >= {self.open_from} and ({where}) is not true", _KEY_COLUMNS)
         opened = {row.key: row.seq for row in latest(from_arrow_keys(left)).values() if row.due}
         marks = self._marks(None, floor) | {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
         marks[OPEN] = min(opened.values(), default=seq)
         known = [name for name in COLUMNS if name not in self._missing]
         try:
-            self._snapshot.replace(where, to_arrow(written).select(known), marks)
+            self._snapshot.replace(where, stamped(rows, seq=seq, at=at).select(known), marks)
         except CommitConflict:
             self._reopen()
             return False
         self.seq = seq
         self._open = opened
+        self._known.add(rows)
         self._see_others()
         return True
 
@@ -381,15 +389,15 @@ class Book:
             marks[FLOOR] = int(floor.timestamp() * 1000)
         return marks
 
-    def _open_after(self, written: Sequence[Row]) -> dict[Key, int]:
-        """The open keys once these rows are committed, each with its `seq`."""
+    def _open_after(self, written: Sequence[Row], seq: int) -> dict[Key, int]:
+        """The open keys once these rows are committed as `seq`, each with its own."""
         if self._open is None:
             since = self._read(f"seq >= {self.open_from}", _KEY_COLUMNS)
             self._open = {row.key: row.seq for row in latest(from_arrow_keys(since)).values() if row.due}
         opened = dict(self._open)
         for row in written:
             if row.due is not None:
-                opened[row.key] = row.seq
+                opened[row.key] = seq
             else:
                 opened.pop(row.key, None)
         return opened
@@ -411,6 +419,8 @@ class Book:
             erased = self.forgotten(0, self.seq)
             self._gone |= {(target.type, target.target_id) for target in erased if target.type == "TRACE"}
             self._gone_are_read = True
+        if not self._gone:
+            return list(units)
         kept = []
         for unit in units:
             head, *rest = unit
@@ -440,6 +450,7 @@ class Book:
         if seq > self.seq:
             self._open = None
             rows = from_arrow_keys(self._read(f"seq > {self.seq}", [*_KEY_COLUMNS, *_TURN_COLUMNS]))
+            self._known.add(rows)
             for row in sorted(rows, key=lambda row: row.seq):
                 self._since.setdefault(row.key, []).append(row.state)
                 if row.target_type == "SESSION" and row.scorer is None:
@@ -448,9 +459,17 @@ class Book:
                     self._gone.add((row.target_type, row.target_id))
         self.seq = seq
 
+    def _known_of(self, target_ids: Collection[str], days: Collection[date]) -> set[str]:
+        """Those of many targets of which these days may have rows."""
+        days = {*days, UNDATED}
+        unread = self._known.unread(days)
+        if unread:
+            self._known.take_in(unread, self._read(_in_days(unread), ["day", "target_id"]))
+        return self._known.among(target_ids, days)
+
     def _read_of(self, column: str, ids: Collection[str], where: str, columns: Sequence[str]) -> pa.Table:
         """The rows of some ids: few are named in the query, so that no others are held; many are looked for here."""
-        if sum(map(len, ids)) <= NAMED_CHARACTERS:
+        if not _too_long_to_name(ids):
             return self._read(f"{where} and {column} in ({', '.join(map(quoted, ids))})", columns)
         table = self._read(where, columns)
         return table.filter(pc.is_in(table.column(column), pa.array(set(ids), pa.string())))
@@ -523,6 +542,10 @@ def _with_defaults(table: pa.Table, defaults: Mapping[str, object]) -> pa.Table:
         if name not in table.column_names:
             table = table.append_column(name, pa.array([value] * table.num_rows, LEDGER.field(name).type))
     return table
+
+
+def _too_long_to_name(ids: Collection[str]) -> bool:
+    return sum(map(len, ids)) > NAMED_CHARACTERS
 
 
 def _in_days(days: Iterable[date] | None) -> str:

@@ -268,9 +268,7 @@ def _decoded(
     """Rows as arrivals; of some traces, or of all."""
     spans = spans_of(table if trace_ids is None else _likely(table, trace_ids))
     return [
-        Arrival(span=span, arrived=arrived, commit=commit)
-        for span in spans
-        if trace_ids is None or span.trace_id in trace_ids
+        Arrival(span, arrived, commit) for span in spans if trace_ids is None or span.trace_id in trace_ids
     ]
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 from evaluator.telemetry import OWN
 from evaluator.traces.conventions import step_of
@@ -12,8 +13,7 @@ from evaluator.traces.trace import Span, Step, Trace
 from evaluator.traces.tree import Parents, by_time, in_order, innermost, outermost, parents_of
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A span, when it arrived, and the version of the spans table that brought it."""
 
     span: Span
@@ -21,9 +21,12 @@ class Arrival:
     commit: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Pending:
-    """What has arrived of a trace: each span once, the first and the last arrival, the commits that held it."""
+    """What has arrived of a trace: each span once, the first and the last arrival, the commits that held it.
+
+    Without slots: its times are worked out once, and asked for by each of its rows.
+    """
 
     trace_id: str
     spans: tuple[Span, ...]
@@ -31,13 +34,13 @@ class Pending:
     last: datetime
     commits: tuple[int, ...]
 
-    @property
+    @cached_property
     def earliest(self) -> datetime | None:
         """When its first span began; None when no span tells a possible time."""
         starts = (span.start_time_unix_nano for span in self.spans)
         return _moment(min((start for start in starts if start), default=None))
 
-    @property
+    @cached_property
     def latest(self) -> datetime | None:
         """The last time that its spans tell."""
         times = (span.end_time_unix_nano or span.start_time_unix_nano for span in self.spans)

@@ -3,8 +3,8 @@
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,7 +130,7 @@ def arrivals(*spans: Span) -> list[Arrival]:
 
 
 def test_arrivals_are_gathered_by_trace_and_joined_in_any_order() -> None:
-    other = replace(a_span("root"), trace_id="2" * 32)
+    other = a_span("root")._replace(trace_id="2" * 32)
     came = arrivals(a_span("child", "root"), other, a_span("root"), a_span("child", "root"))
 
     found = gather(came)
@@ -331,7 +331,7 @@ ATTRIBUTES = st.sampled_from(
     ]
 )
 SPANS = st.builds(
-    Span,
+    partial(Span, kind="INTERNAL", service_name="", events=(), status_message="", resource={}, scope_name=""),
     trace_id=st.just(TRACE_ID),
     span_id=IDS,
     parent_span_id=st.none() | IDS,

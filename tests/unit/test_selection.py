@@ -125,7 +125,7 @@ def a_run(*kinds: str) -> Trace:
     makers = {"t": a_tool_call, "f": partial(a_tool_call, failed=True), "m": an_llm_call}
     steps = [makers[kind]() for kind in kinds]
     named = [
-        replace(step, span=replace(step.span, span_id=f"{number:016x}"))
+        replace(step, span=step.span._replace(span_id=f"{number:016x}"))
         for number, step in enumerate(steps, start=1)
     ]
     return a_trace(steps=tuple(named))
@@ -209,8 +209,7 @@ def test_every_column_of_a_span_can_be_asked_for_whatever_it_holds() -> None:
     steps = a_run("t", "m").steps
     odd = replace(
         steps[0],
-        span=replace(
-            steps[0].span,
+        span=steps[0].span._replace(
             start_time_unix_nano=2**63 + 5,
             end_time_unix_nano=2**62,
             attributes={"a": {"b": 1}, "bad": "\ud800"},
@@ -228,7 +227,7 @@ def test_every_column_of_a_span_can_be_asked_for_whatever_it_holds() -> None:
 def test_a_span_filter_sees_attributes_and_events_as_the_spans_view_has_them() -> None:
     [step] = a_run("t").steps
     event = SpanEvent(name="exception", attributes={"exception.message": "x"})
-    told = replace(step, span=replace(step.span, attributes={"a": {"b": 1}}, events=(event,)))
+    told = replace(step, span=step.span._replace(attributes={"a": {"b": 1}}, events=(event,)))
     text = (
         "attributes ->> '$.a.b' = '1' AND events[1].name = 'exception' AND kind = 'SPAN_KIND_INTERNAL' "
         "AND events[1].attributes ->> '$.\"exception.message\"' = 'x' AND resource.attributes = '{}'"

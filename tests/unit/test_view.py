@@ -19,7 +19,7 @@ def a_step(span_type: str = "TOOL", *, error: str = "", **parts: object) -> Step
     if error:
         said = {"exception.type": "KeyError", "exception.message": error}
         event = SpanEvent(name="exception", attributes=said)
-        span = replace(span, status="ERROR", status_message="it failed", events=(event,))
+        span = span._replace(status="ERROR", status_message="it failed", events=(event,))
     return Step(span=span, span_type=span_type, **parts)  # type: ignore[arg-type]
 
 
@@ -162,7 +162,7 @@ def test_what_does_not_fit_begins_with_an_index_of_all_steps() -> None:
         span=Span(trace_id="a" * 32, span_id="2" * 16, name="agent"), span_type="AGENT", duration_ms=1200.0
     )
     inner = a_step(tool_name="sql", output="t" * 9_000, error="no such column\nat line 1")
-    inner = replace(inner, span=replace(inner.span, parent_span_id="2" * 16), duration_ms=12.4)
+    inner = replace(inner, span=inner.span._replace(parent_span_id="2" * 16), duration_ms=12.4)
 
     index, *rest = view_of(a_record(agent, inner), characters=4_000).blocks
 
