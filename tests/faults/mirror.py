@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from evaluator.shards import Shard, shards_of
 from evaluator.tables.rows import Key, Row, from_arrow
 
 Spans = Mapping[str, frozenset[str]]
 """The ids of the spans of each trace."""
 
 UNKNOWN_COMMIT = -1
-FIXED = {"seq", "at", "open", "layout", "floor"}
+FIXED = {"seq", "at", "open", "layout", "floor", "shards", "sink/memory"}
 
 
 class Violation(AssertionError):  # noqa: N818 -- what a history is run for
@@ -54,24 +55,40 @@ class Mirror:
         self.commits = 0
         self.origin = -1
         """Up to where the spans table was before scoring began."""
-        self._live = f"live/{spans_id}/0of1"
-        self._fixed = FIXED | {self._live, f"live_at/{spans_id}/0of1", "sink/memory"}
+        self._live = f"live/{spans_id}/"
+        self._of_shards = re.compile(rf"live(_at)?/{re.escape(spans_id)}/\d+of\d+")
         self._scored: Counter[tuple[object, ...]] = Counter()
         self._done: dict[Key, list[Row]] = {}
         self._restated: set[tuple[Key, int]] = set()
         self._finals: Counter[tuple[Key, str]] = Counter()
 
     @property
+    def shards(self) -> list[Shard]:
+        """Those among whom the work is shared out now."""
+        return shards_of(self.transactions.get("shards", 1))
+
+    @property
     def cursor(self) -> int:
-        return self.transactions.get(self._live, -1)
+        """How far all shards have read."""
+        return min(map(self.cursor_of, self.shards))
+
+    def cursor_of(self, shard: Shard) -> int:
+        return self.transactions.get(self._live + shard.name, -1)
+
+    def cursor_for(self, trace_id: str) -> int:
+        """How far the shard has read that a trace is of."""
+        return next(self.cursor_of(shard) for shard in self.shards if shard.holds(trace_id))
 
     def spans_upto(self, trace_id: str, version: int) -> frozenset[str]:
         """The spans of a trace in scope that the commits since the start up to a version brought, without deleted ones."""
         commits = (spans for at, spans in self.content.items() if self.origin < at <= version)
         brought = (spans.get(trace_id, frozenset()) for spans in commits)
+        return frozenset().union(*brought) - self.deleted - self.far - self.out_of_scope()
+
+    def out_of_scope(self) -> set[str]:
+        """Spans that ended before the floor."""
         floor = datetime.fromtimestamp(self.transactions.get("floor", 0) / 1000, UTC)
-        old = {span for span, ended in self.ended.items() if ended < floor}
-        return frozenset().union(*brought) - self.deleted - self.far - old
+        return {span for span, ended in self.ended.items() if ended < floor}
 
     def began_anew(self) -> set[str]:
         """Traces whose decision was taken out for its age, and that have a span more than a day after the others: with
@@ -86,19 +103,25 @@ class Mirror:
 
     def commit(self, data: pa.Table, transactions: Mapping[str, int]) -> list[Row]:
         """One commit of the ledger; the rows it brought."""
-        before = dict(self.transactions)
+        before, reached = dict(self.transactions), self.cursor
         rows = from_arrow(data)
         self.commits += 1
         self.transactions.update(transactions)
+        moved = any(app_id.startswith(self._live) for app_id in transactions)
+        begun = any(app_id.startswith(self._live) for app_id in before)
         back = [row.key for row in rows if row.trace_id in self.erased and not row.forgotten]
         check(not back, f"forgotten: {back} came back")
         if "seq" in transactions or rows:
             self._order(rows, before, transactions)
         for app_id, value in transactions.items():
-            moves = app_id not in ("open", "seq", "at") and not app_id.startswith("live_at")
+            moves = app_id not in ("open", "seq", "at", "shards") and not app_id.startswith("live_at")
+            # A worker of another layout may have gone on with its own: where all stand is what is shared out.
+            moves = moves and not ("shards" in transactions and app_id.startswith(self._live))
             check(not moves or value >= before.get(app_id, value), f"5: {app_id} went back to {value}")
-        check(set(self.transactions) <= self._fixed, f"5: another app id among {sorted(transactions)}")
-        if "floor" in transactions and self._live in transactions and self._live not in before:
+        check(self.cursor >= reached, f"5: the cursor went back from {reached} to {self.cursor}")
+        others = [app_id for app_id in self.transactions if not self._of_shards.fullmatch(app_id)]
+        check(FIXED.issuperset(others), f"5: another app id among {sorted(transactions)}")
+        if "floor" in transactions and moved and not begun:
             self.origin = self.cursor
         for row in rows:
             self._count(row)
@@ -107,7 +130,7 @@ class Mirror:
         self._sessions(rows)
         self._opens()
         self._units(rows)
-        if self._live in transactions or any(row.state == "waiting" for row in rows):
+        if moved or any(row.state == "waiting" for row in rows):
             self._behind_the_cursor()
         return rows
 
@@ -235,16 +258,17 @@ class Mirror:
 
     def _behind_the_cursor(self) -> None:
         for version, spans in self.content.items():
-            if not self.origin < version <= self.cursor:
-                continue
             for trace_id in spans.keys() - self.forgotten:
+                cursor = self.cursor_for(trace_id)
+                if not self.origin < version <= cursor:
+                    continue
                 row = self.latest.get(Key("TRACE", trace_id))
                 old = not self.spans_upto(trace_id, version)
-                check(row is not None or old, f"1: cursor {self.cursor} passed {trace_id} of {version}")
+                check(row is not None or old, f"1: cursor {cursor} passed {trace_id} of {version}")
                 waits = row is not None and row.state == "waiting" and trace_id not in self.decided
                 if row is not None and waits and UNKNOWN_COMMIT not in row.commits:
                     listed = (self.content.get(commit, {}).get(trace_id, ()) for commit in row.commits)
-                    lost = self.spans_upto(trace_id, self.cursor).difference(*listed)
+                    lost = self.spans_upto(trace_id, cursor).difference(*listed)
                     check(not lost, f"1: {row.key} waits without {len(lost)} of its spans ({row.commits})")
 
 

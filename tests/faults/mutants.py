@@ -11,13 +11,20 @@ from deltalake import DeltaTable
 
 from evaluator.dataset.selection import Selection
 from evaluator.live.arrivals import Arrivals
+from evaluator.shards import Shard, shards_of
 from evaluator.tables import ledger, rows
 from evaluator.tables.ledger import Book
 from evaluator.tables.rows import Key, Moved, Row, State, Unit
 from evaluator.tables.snapshot import Snapshot
 
 _append, _decide = Snapshot.append, Arrivals._decide
-_see_others, _marks, _reopen, _days = Book._see_others, Book._marks, Book._reopen, Book.days
+_see_others, _marks, _reopen, _days, _least = (
+    Book._see_others,
+    Book._marks,
+    Book._reopen,
+    Book.days,
+    Book._least,
+)
 
 
 def no_shared_guard() -> list[Any]:
@@ -82,7 +89,7 @@ def cursor_on_the_first_chunk() -> list[Any]:
 
 def open_forgotten() -> list[Any]:
     """`open` stands at the newest commit, as if nothing older were open."""
-    return [patch.object(Book, "_open_after", lambda self, written: {})]
+    return [patch.object(Book, "_open_after", lambda self, written, seq: {})]
 
 
 def no_unit_rule() -> list[Any]:
@@ -109,9 +116,21 @@ def cursor_goes_back() -> list[Any]:
 
     def marks(self: Book, moved: Moved | None, floor: Any) -> dict[str, int]:
         told = _marks(self, None, floor)
-        return told if moved is None else {**told, f"live/{moved.table_id}/0of1": moved.cursor}
+        return told if moved is None else {**told, f"live/{moved.table_id}/{moved.shard.name}": moved.cursor}
 
     return [patch.object(Book, "_marks", marks)]
+
+
+def shares_begin_where_the_first_one_is() -> list[Any]:
+    """Who takes the work over goes on where the fastest of those before was."""
+
+    def least(self: Book, name: str, shard: Shard | None) -> int | None:
+        if shard is not None:
+            return _least(self, name, shard)
+        told = [_least(self, name, one) for one in shards_of(self.shards)]
+        return None if None in told else max(value for value in told if value is not None)
+
+    return [patch.object(Book, "_least", least)]
 
 
 def pending_in_memory() -> list[Any]:
@@ -227,6 +246,7 @@ MUTANTS: Mapping[str, Callable[[], list[Any]]] = {
         replaced_not_final,
         random_mlflow_id,
         cursor_goes_back,
+        shares_begin_where_the_first_one_is,
         pending_in_memory,
         cursor_passes_a_wait_that_yields,
         blind_after_its_own_commit,

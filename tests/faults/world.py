@@ -26,6 +26,7 @@ from evaluator.live.work import Parts
 from evaluator.offline import evaluate
 from evaluator.publish import publish
 from evaluator.score import Active
+from evaluator.shards import Shard
 from evaluator.sinks import mlflow
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
@@ -161,6 +162,10 @@ class World:
         if chance.random() < 0.5:  # without a judge of sessions other things happen more often
             del self.in_force["S"]
             self.names = "JKLP"
+        self.shared_out = chance.random() < 0.4
+        """Whether the number of shards changes."""
+        self.shard: Shard | None = None
+        """The part that the next live worker does; None: any."""
         self.place = Place()
         self.start = "earliest" if chance.random() < 0.85 else "latest"
         self.spans = spans_store(folder)
@@ -295,6 +300,8 @@ class World:
     # --- workers
 
     def live(self, worker: Worker) -> Work:
+        """A turn of one shard's worker. One that finds the work shared out otherwise stops."""
+        shard = self.shard or self.random.choice(self.mirror.shards)
         parts = Parts(
             spans=SpansTable(self._gated(self.spans, worker), self.clock),
             ledger=self._ledger(worker),
@@ -306,12 +313,29 @@ class World:
             rescore_late=self.rescore_late,
             late_window=timedelta(days=10_000),
             start=self.start,
+            shard=shard,
             stopping=lambda: worker.stopping,
         )
+        worker.notes["shard"] = shard
 
         async def work(worker: Worker) -> object:
-            worker.notes["cursor"] = self.mirror.cursor
-            return await tick(parts, worker.name) if look(parts).work else None
+            worker.notes["cursor"] = self.mirror.cursor_of(shard)
+            book = parts.ledger.open()
+            if book.shards != shard.count or not look(parts, book).work:
+                return None
+            return await tick(parts, worker.name)
+
+        return work
+
+    def sharing(self, worker: Worker) -> Work:
+        """The first turn of a worker that was started with another number of shards."""
+        ledger, count = self._ledger(worker), self.random.choice((1, 2, 3))
+
+        async def work(_: Worker) -> object:
+            book = ledger.open()
+            while book.shards != count:
+                book.share_out(count, self.spans.open().table_id)
+            return None
 
         return work
 
@@ -414,7 +438,7 @@ class World:
             if row.target_type == "SESSION":
                 turns = self.mirror.turns[row.target_id] if row.target_id in done else ()
                 needed = frozenset().union(*(self.mirror.decided.get(turn, ()) for turn in turns))
-                needed -= self.mirror.deleted
+                needed -= self.mirror.deleted | self.mirror.out_of_scope()
             elif row.target_id in done:
                 self.mirror.covered[row.target_id] = seen
             check(
@@ -425,8 +449,8 @@ class World:
             if not any(row.target_id == target and row.key._replace(revision=0) in shown for row in rows):
                 self.mirror.covered.pop(target, None)
             self.mirror.decided[target] = self.mirror.spans_upto(target, worker.notes.get("cursor", -1))
-        if any(app.startswith("live/") for app in transactions):
-            worker.notes["cursor"] = self.mirror.cursor
+        if "shard" in worker.notes and any(app.startswith("live/") for app in transactions):
+            worker.notes["cursor"] = self.mirror.cursor_of(worker.notes["shard"])
 
     def _turns(self, worker: Worker, rows: Sequence[Row]) -> None:
         """A decision on a turn says, in the same commit, that its session went on."""
