@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export UV_LINK_MODE ?= copy
 
-.PHONY: help setup demo test check bench lint types format lock clean
+.PHONY: help setup demo test check bench faults lint types format lock clean
 
 help: ## what there is to run
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ demo: setup ## the whole main job on embedded defaults, with a summary to show a
 test: check ## formatter, linter, strict typing and every test
 
 check: setup lint types ## what CI runs
-	$(BIN)/pytest --numprocesses auto
+	PYTHONHASHSEED=0 $(BIN)/pytest --numprocesses auto # the order of a set of texts: a history is told by its seed
 
 lint: setup ## formatter and linter
 	$(BIN)/ruff format --check .
@@ -46,6 +46,10 @@ format: setup ## let the formatter and the linter mend what they can
 
 bench: setup ## speed and memory, beside their references in the same run
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+faults: setup ## 1,000 kills of the real worker and 20,000 random steps of the ledger's protocol: an hour and more
+	$(BIN)/python -m tests.faults.kills --kills 1000
+	$(BIN)/python -m tests.faults.protocol --steps 20000
 
 lock: setup ## make the lock files anew from pyproject.toml
 	$(BIN)/python requirements/lock.py

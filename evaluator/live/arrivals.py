@@ -87,7 +87,9 @@ class Arrivals:
         if start == "latest":
             version = work.spans.version
             work.book.commit([], moved=self._moved(version, now, begins=True), floor=now)
-            return self._begin_at()  # where another worker has said it, if one was first
+            said = work.book.cursor(table_id, self._parts.shard)  # by another worker, if one was first
+            at = work.book.cursor_at(table_id, self._parts.shard)
+            return (version, now) if said is None else (said, at)  # None: others share the work meanwhile
         if isinstance(start, timedelta):
             work.book.commit([], floor=now - start)
         return NOTHING_READ, None

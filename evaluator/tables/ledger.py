@@ -375,7 +375,7 @@ class Book:
     def _marks(self, moved: Moved | None, floor: datetime | None) -> dict[str, int]:
         marks: dict[str, int] = {}
         if moved is not None:
-            known = self.cursor(moved.table_id, moved.shard)
+            known = self.cursor(moved.table_id, None if moved.begins else moved.shard)
             if known is not None and moved.begins:
                 return {}
             if known is None or moved.cursor > known:

@@ -93,13 +93,11 @@ class Mirror:
     def began_anew(self) -> set[str]:
         """Traces whose decision was taken out for its age, and that have a span more than a day after the others: with
         nothing known of them it is one of a new trace."""
-        expired = {row.target_id for row in self.expired}
-        return {
-            trace_id
-            for spans in self.content.values()
-            for trace_id, ids in spans.items()
-            if trace_id in expired and ids & self.far
-        }
+        return self.with_far_spans() & {row.target_id for row in self.expired}
+
+    def with_far_spans(self) -> set[str]:
+        """Traces that have a span more than a day after the others."""
+        return {trace for spans in self.content.values() for trace, ids in spans.items() if ids & self.far}
 
     def commit(self, data: pa.Table, transactions: Mapping[str, int]) -> list[Row]:
         """One commit of the ledger; the rows it brought."""

@@ -199,7 +199,8 @@ class World:
             )
             number = self._spans_of.get(name, 0)
             fate = self.random.random()
-            if fate < 0.15 and number:
+            again = fate < 0.15 and number > 0
+            if again:
                 number -= 1  # the same span once more
             else:
                 self._spans_of[name] = number + 1
@@ -207,7 +208,8 @@ class World:
             at = born + timedelta(seconds=self.random.randint(0, 5000))
             if self.start == "latest":  # what ends after the start may be seen or not, and need not be either
                 at = min(at, self.now - timedelta(seconds=2))
-            if kind == "child" and trace_id(name) in self.mirror.decided and self.random.random() < 0.4:
+            late = kind == "child" and trace_id(name) in self.mirror.decided and self.random.random() < 0.4
+            if late and not again:
                 at += timedelta(days=3)  # more than a day from the rest: its days do not tell that it is late
             parent = None if kind == "root" else "root0"
             session = {} if int(name[1:]) % 4 == 3 else {"session.id": f"s{int(name[1:]) % 4}"}

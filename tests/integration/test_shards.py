@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from evaluator.errors import SharedOutError
-from evaluator.live.work import Parts
+from evaluator.live.arrivals import Arrivals
+from evaluator.live.work import Parts, Work
 from evaluator.shards import WHOLE, Shard, parse_shard
+from evaluator.summary import Summary
 from evaluator.tick import look, tick
 from tests.bench import Bench, Greets
 from tests.project import Project
@@ -107,3 +109,17 @@ async def test_a_worker_stops_when_the_work_is_shared_out_anew(tmp_path: Path) -
         await old.turn(wait=True)
     await old.close()
     await new.close()
+
+
+async def test_who_begins_while_the_work_is_shared_out_anew_takes_no_shard_back(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    table_id = bench.spans.open().table_id
+    late = Work(bench.parts(Greets(), start="latest"), "run", Summary(run_id="run"))
+    bench.ledger.open().share_out(2, table_id)
+    first = bench.parts(Greets(), shard=Shard(0, 2), start="latest")
+    await tick(first, "run")
+    bench.append(answer("a"))
+    await tick(first, "run")
+    await Arrivals(late).decide()
+
+    assert bench.ledger.open().cursor(table_id, Shard(0, 2)) == bench.spans.open().version
