@@ -129,8 +129,11 @@ class Snapshot:
         return kept
 
     def transaction(self, app_id: str) -> int | None:
-        """The version that an application transaction stands at, None when it never was set."""
-        return self._table.transaction_version(app_id)
+        """The version that an application transaction stands at, None when it never was set. Raises TableError."""
+        try:
+            return self._table.transaction_version(app_id)
+        except (DeltaError, OSError) as error:  # it is read from the log, which may have been cleaned up meanwhile
+            raise self.store.failure("cannot be read", error) from error
 
     def append(self, data: pa.Table, transactions: Mapping[str, int] | None = None) -> int:
         """Append rows and set transactions in one commit; the new version. Columns that the table lacks are added.
@@ -271,8 +274,12 @@ class Snapshot:
         self.version = self._table.version()
 
     def files(self, time_column: str) -> list[DataFile]:
-        """The data files that make up this snapshot, with the bounds of a column of times (or nanoseconds)."""
-        actions = pa.table(self._table.get_add_actions(flatten=True))
+        """The data files that make up this snapshot, with the bounds of a column of times (or nanoseconds). Raises
+        TableError."""
+        try:
+            actions = pa.table(self._table.get_add_actions(flatten=True))
+        except (DeltaError, OSError) as error:
+            raise self.store.failure("cannot be read", error) from error
         partitions = [f"partition.{name}" for name in self.partition_columns]
         return [
             DataFile(

@@ -1,159 +1,353 @@
-"""The real command, killed at random moments and at chosen ones, started again until all is done.
+"""The real command, killed at random moments and at every step that can be seen, disturbed in between, and started
+again until all is done; then the law is checked on the real tables.
 
 python -m tests.faults.kills --kills 1000
 """
 
 import argparse
+import json
+import multiprocessing
+import os
 import random
+import re
+import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluator.tables.delta import DeltaStore
+from tests.faults.disturbances import Disturbance, Disturbances, Worker
+from tests.faults.law import Law
+from tests.faults.steps import ANNOTATIONS, LEDGER, STEPS, Bucket, Folder, Steps
 from tests.project import ONE_JUDGE, Project
-from tests.stub_provider import StubProvider
-from tests.traffic import answer, trace_id
+from tests.s3 import S3
+from tests.stub_provider import StubProvider, prompt_of
+from tests.traffic import answer, append, trace_id
 
 SCORERS = ("greets", "polite")
+GUIDELINES = (ONE_JUDGE, ONE_JUDGE.replace("must be polite", "must be very polite"))
+ROOT = Path(__file__).parents[2]
 LONGEST = 60.0
 """Seconds after which a command that was not killed counts as hung."""
+SERIES, REST = 50, 25
+"""Kills in one folder, and after how many of them all is brought to rest."""
+WHILE_IT_STARTS = 0.005
+"""Seconds between two looks at a worker that imports: a look takes a millisecond, which it needs itself."""
+ON_S3 = 20
+"""Of so many series one has its tables on an object store."""
+IMPATIENT = {"timeout": "2s", "connect_timeout": "1s", "retry_timeout": "6s"}
+
+Store = Literal["folder", "s3"]
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a series of kills came to; `moments` counts where the process was when it died."""
+    """What series of kills came to: `moments` counts where the workers were when they died, `repeats` the calls that
+    were made once more for the same trace and guideline."""
 
-    traces: int = 0
     kills: int = 0
+    runs: int = 0
+    rests: int = 0
+    traces: int = 0
+    results: int = 0
     calls: int = 0
-    wasted: int = 0
+    repeats: int = 0
+    commits: int = 0
     moments: Counter[str] = field(default_factory=Counter)
+    disturbances: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        return Outcome(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills in {self.runs} runs of the command, at: {_told(self.moments)}. "
+            f"Beside them: {_told(self.disturbances)}. "
+            f"{self.traces} traces, {self.results} results, {self.commits} commits of the ledger; {self.calls} calls, "
+            f"{self.repeats} of them once more after a disturbance. The law held after every commit and at {self.rests} "
+            "rests."
+        )
 
 
 class Series:
-    """A project whose worker is killed again and again while traces keep coming."""
+    """A project whose workers are killed and disturbed again and again while traces keep coming."""
 
-    def __init__(self, folder: Path, stub: StubProvider, seed: int) -> None:
-        judge = {"model": "openai/gpt-4o-mini", "base_url": stub.base_url, "timeout": "10s"}
-        self.project = Project.create(folder, ONE_JUDGE, judge=judge)
+    def __init__(
+        self, folder: Path, stub: StubProvider, seed: int, s3: S3 | None = None, *, disturbed: float = 0.5
+    ) -> None:
         self.outcome = Outcome()
         self._stub = stub
         self._random = random.Random(seed)
-        self._usual = 2.0
-        tables = folder / "traces"
-        self._ledger = DeltaStore(str(tables / "agent_eval_ledger"))
-        self._annotations = DeltaStore(str(tables / "agent_otel_annotations"))
+        judge = {"model": "openai/gpt-4o-mini", "base_url": stub.base_url, "timeout": "2s"}
+        tables, options = str(folder / "traces"), {}
+        if s3 is not None:
+            tables, options = (
+                f"s3://{s3.make_bucket('traces').removeprefix('s3://')}/{folder.name}",
+                s3.options(),
+            )
+        config: dict[str, Any] = {
+            "tables": tables,
+            "storage_options": {**options, **IMPATIENT} if options else {},
+        }
+        self.project = Project.create(folder, GUIDELINES[0], judge=judge, **config)
+        self._spans = DeltaStore(f"{tables}/agent_otel_spans", options)
+        self._ledger = DeltaStore(f"{tables}/{LEDGER}", options)
+        annotations = DeltaStore(f"{tables}/{ANNOTATIONS}", options)
+        self.law = Law(self._spans, self._ledger, annotations)
+        self._disturbances = Disturbances(
+            project=self.project,
+            guidelines=GUIDELINES,
+            stub=stub,
+            stores=(self._spans, self._ledger, annotations),
+            law=self.law,
+            s3=s3,
+            share=disturbed,
+            chance=self._random,
+        )
+        place = Folder(folder / "traces") if s3 is None else Bucket(s3, tables)
+        self._steps = Steps(place, folder / ".evaluator", stub)
+        self._calls = Calls()
+        self._usual = 1.0
 
     def kill_once(self) -> None:
-        """New traces, a worker, and its end at some moment; one that was done before does not count."""
-        outcome = self.outcome
-        count = self._random.randint(1, 6)
-        self.project.append(*[self._trace(outcome.traces + index) for index in range(count)])
-        outcome.traces += count
-        name, over = self._moment()
-        began = time.monotonic()
-        process = self.project.start("once")
+        """New traces, a worker or two, and the end of one at some moment; one that was done before does not count."""
+        disturbance, moment, pause = self._disturbances.draw(), *self._moment()
         try:
-            while process.poll() is None and not over():
-                if time.monotonic() - began > LONGEST:
-                    raise AssertionError("the worker hangs")
-                time.sleep(0.002)
+            self._append(self._random.randint(1, 6))
+            disturbance.before()
+            self._steps.look()
+            workers = [self._start(*how) for how in disturbance.workers]
+            try:
+                victim = self._watch(workers, disturbance, moment, pause)
+            finally:
+                ended = [_ended(worker) for worker in workers]
+            self._count(disturbance, moment, victim, ended)
+        except Exception as error:
+            raise AssertionError(
+                f"kill {self.outcome.kills} ({moment}; {disturbance.name}): {error}"
+            ) from error
         finally:
-            process.send_signal(signal.SIGKILL)
-            _, told = process.communicate()
-        if process.returncode == -signal.SIGKILL:
-            outcome.kills += 1
-            outcome.moments[name] += 1
-        else:
-            assert process.returncode == 0, told
-            self._usual = time.monotonic() - began
+            self._disturbances.mend()
 
-    def finish(self) -> None:
-        """Run the worker to its end, and once more, which must find nothing to do."""
-        first = self.project.run("once", "--json")
-        assert first.code == 0, first.err
-        before = self._ledger.open().version
-        second = self.project.run("once", "--json").json()
-        assert (second["traces"], second["results"], second["calls"]) == (0, 0, 0)
-        assert self._ledger.open().version == before
-        self.outcome.calls = len(self._stub.requests)
-        self.outcome.wasted = self.outcome.calls - self.outcome.traces
-
-    def check(self) -> None:
-        """Exactly one result and one annotation for every trace and scorer, and no call but for kills."""
+    def rest(self) -> None:
+        """Run the worker until it finds nothing and commits nothing, also of what is due later; then the law holds."""
+        ahead, told = 0.0, None
+        for _ in range(10):
+            before = self._ledger.open().version
+            told = self._undisturbed(ahead)
+            self.law.follow()
+            due = [row.due for row in self.law.mirror.latest.values() if row.due]
+            ahead = (max(due) - datetime.now(UTC)).total_seconds() + 60 if due else 0.0
+            if not due and self._ledger.open().version == before:
+                break
+        assert told is not None
+        assert (told["traces"], told["results"], told["calls"]) == (0, 0, 0), (
+            f"it does not come to rest: {told}"
+        )
+        self.law.at_rest([trace_id(f"t{index}") for index in range(self.outcome.traces)], SCORERS)
         outcome = self.outcome
-        wanted = {(trace_id(f"t{index}"), scorer) for index in range(outcome.traces) for scorer in SCORERS}
-        ledger = self._ledger.open()
-        scored = ledger.query("select trace_id, scorer from t where state = 'scored'").to_pylist()
-        decided = ledger.query("select trace_id from t where state = 'done' and target_type = 'TRACE'")
-        published = self._annotations.open().query("select target_id, name from t").to_pylist()
-        assert len(decided) == outcome.traces
-        assert Counter((row["trace_id"], row["scorer"]) for row in scored) == Counter(wanted)
-        assert Counter((row["target_id"], row["name"]) for row in published) == Counter(wanted)
-        most = max(Counter(str(request["messages"]) for request in self._stub.requests).values())
-        assert most <= 1 + outcome.kills
-        assert 0 <= outcome.wasted <= outcome.traces * outcome.kills
+        outcome.rests += 1
+        outcome.calls, outcome.repeats = self._calls.count, self._calls.repeats
+        outcome.commits = self.law.mirror.commits
+        outcome.results = sum(row.state == "scored" for row in self.law.mirror.rows)
 
-    def _trace(self, index: int) -> dict[str, Any]:
-        """A trace whose prompt is no other one's, so that the stub's requests tell how often it was asked."""
-        return answer(f"t{index}", request=f"Question {index}?")
+    def check_currency(self) -> None:
+        """Of what stands in the annotations, one result of each trace and scorer is current."""
+        counted = self.project.sql("select count(*) filter (is_current) as n from assessments")
+        assert counted == [{"n": self.outcome.traces * len(SCORERS)}], counted
 
-    def _moment(self) -> tuple[str, Callable[[], bool]]:
-        match self._random.randint(0, 5):
-            case 0:
-                calls = len(self._stub.requests) + self._random.randint(1, 3)
-                return "a call came", lambda: len(self._stub.requests) >= calls
-            case 1 | 2:
-                number = self._random.randint(1, 3)
-                return f"ledger commit {number}", self._commits(self._ledger, number)
-            case 3:
-                return "annotations commit", self._commits(self._annotations, 1)
-            case _:
-                at = time.monotonic() + self._random.uniform(0.2, 1.1) * self._usual
-                return "some time", lambda: time.monotonic() >= at
+    # --- inside
 
-    def _commits(self, store: DeltaStore, number: int) -> Callable[[], bool]:
-        """Whether a table has that many commits more than now."""
-        version = store.open().version + number
-        file = Path(store.uri) / "_delta_log" / f"{version:020d}.json"
-        after = time.monotonic, self._random.choice((0.0, 0.0, 0.01, 0.05))
-        seen: list[float] = []
+    def _append(self, count: int) -> None:
+        """Traces whose prompts are no other ones', so that the stub's requests tell how often each was asked."""
+        numbers = range(self.outcome.traces, self.outcome.traces + count)
+        rows = [answer(f"t{number}", request=f"Question {number}?") for number in numbers]
+        self.law.brought(append(self._spans, rows), rows)
+        self.outcome.traces += count
 
-        def over() -> bool:
-            clock, pause = after
-            if not seen and file.exists():
-                seen.append(clock())
-            return bool(seen) and clock() >= seen[0] + pause
+    def _moment(self) -> tuple[str, float]:
+        """A step and how long after it; or some time after the worker has begun, or a moment before."""
+        chance = self._random.random()
+        if chance < 0.04:
+            return "start", self._random.uniform(0.2, 1.0)
+        if chance < 0.3:
+            return "some time", self._random.uniform(0.0, 1.1) * self._usual
+        return self._random.choice(STEPS[:-1]), self._random.choice((0.0, 0.0, 0.0, 0.005, 0.02, 0.06))
 
-        return over
+    def _start(self, ahead: float, arguments: Sequence[str]) -> Worker:
+        """The installed command, or the same with its clock moved."""
+        if not ahead:
+            return self.project.start(*arguments)
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.shifted", str(ahead), *arguments],
+            cwd=self.project.folder,
+            env=self.project.env({"PYTHONPATH": str(ROOT)}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def _watch(
+        self, workers: Sequence[Worker], disturbance: Disturbance, moment: str, pause: float
+    ) -> Worker | None:
+        """See to what happens, until one is killed or all have ended; the one that was killed."""
+        began = time.monotonic()
+        at = began + pause if moment == "start" else None
+        first, due = STEPS[0] if moment == "some time" else moment, disturbance.at
+        working = None
+        while any(worker.poll() is None for worker in workers):
+            now = time.monotonic()
+            assert now - began < LONGEST, "the worker hangs"
+            steps = self._steps.look()
+            working = working or (now if steps else None)
+            if at is None and first in steps:
+                at = now + pause
+            if due in steps:
+                due = ""
+                disturbance.meanwhile(workers)
+            if at is not None and now >= at:
+                victim = self._random.choice(
+                    [worker for worker in workers if worker.poll() is None] or [None]
+                )
+                if victim is not None:
+                    victim.send_signal(signal.SIGKILL)
+                return victim
+            time.sleep(self._steps.every if working else max(self._steps.every, WHILE_IT_STARTS))
+        if working is not None:
+            self._usual = time.monotonic() - working
+        return None
+
+    def _count(
+        self,
+        disturbance: Disturbance,
+        moment: str,
+        victim: Worker | None,
+        ended: Iterable[tuple[Worker, str]],
+    ) -> None:
+        """Whether all ended as they may, and what they asked."""
+        outcome, well = self.outcome, True
+        for worker, said in ended:
+            outcome.runs += 1
+            assert "Traceback" not in said, said
+            killed = worker is victim and worker.returncode == -signal.SIGKILL
+            assert killed or worker.returncode in ((0, 1) if disturbance.may_fail else (0,)), said
+            well = well and worker.returncode == 0
+            if killed:
+                outcome.kills += 1
+                outcome.moments[moment] += 1
+        outcome.disturbances[disturbance.name] += 1
+        most = len(disturbance.workers) + disturbance.faults
+        self._calls.settle(self._stub.requests, most, sure=well and not disturbance.faults)
+
+    def _undisturbed(self, ahead: float) -> Any:
+        worker = self._start(ahead, ("once", "--json"))
+        out, said = worker.communicate(timeout=LONGEST)
+        assert worker.returncode == 0, said
+        self.outcome.runs += 1
+        self._calls.settle(self._stub.requests, 1, sure=True)
+        return json.loads(out)
 
 
-def run_kills(folder: Path, kills: int, seed: int) -> Outcome:
-    """A series of that many kills, and what must hold after it."""
-    with StubProvider(latency=0.05) as stub:
-        series = Series(folder, stub, seed)
-        while series.outcome.kills < kills:
+class Calls:
+    """The provider's count (11): a worker asks once, and what one asked that ended well is never asked again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._asked: Counter[tuple[str, bool]] = Counter()
+        self._sure: set[tuple[str, bool]] = set()
+
+    @property
+    def repeats(self) -> int:
+        return self._asked.total() - len(self._asked)
+
+    def settle(self, requests: Sequence[Any], most: int, *, sure: bool) -> None:
+        """The requests that came until the end of some workers: each at most so often, and none that was `sure`ly kept."""
+        asked: Counter[tuple[str, bool]] = Counter()
+        for request in requests[self.count :]:
+            prompt = prompt_of(request)
+            if found := re.search(r"Question (\d+)\?", prompt):  # others only ask whether somebody is there
+                asked[found[1], "very polite" in str(request["messages"])] += 1
+        self.count = len(requests)
+        often = [key for key, times in asked.items() if times > most]
+        assert not often, f"11: asked more than {most} times: {often[:3]}"
+        again = sorted(self._sure & asked.keys())
+        assert not again, f"11: asked again though the answer was kept: {again[:3]}"
+        self._sure |= asked.keys() if sure else set()
+        self._asked += asked
+
+
+def _ended(worker: Worker) -> tuple[Worker, str]:
+    """A worker at its end, and what it said."""
+    try:
+        return worker, worker.communicate(timeout=LONGEST)[1]
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        raise AssertionError(f"the worker hangs: {worker.communicate()[1]}") from None
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def run_kills(
+    folder: Path, kills: int, seed: int, store: Store = "folder", *, disturbed: float = 0.5
+) -> Outcome:
+    """A series of that many kills, and what must hold after it. `disturbed`: how many are not only killed."""
+    with ExitStack() as stack:
+        stub = stack.enter_context(StubProvider(latency=0.05))
+        s3 = stack.enter_context(S3()) if store == "s3" else None
+        series = Series(folder, stub, seed, s3, disturbed=disturbed)
+        outcome = series.outcome
+        while outcome.kills < kills:
             series.kill_once()
-        series.finish()
-        series.check()
-        return series.outcome
+            if outcome.kills < kills and outcome.kills // REST > outcome.rests:
+                series.rest()
+        series.rest()
+        series.check_currency()
+        return outcome
+
+
+def run_kept(kills: int, seed: int, store: Store) -> Outcome:
+    """A series in a folder of its own, which stays when something was found."""
+    folder = Path(tempfile.mkdtemp(prefix=f"kills-{seed}-"))
+    try:
+        outcome = run_kills(folder, kills, seed, store)
+    except Exception as error:
+        raise AssertionError(f"seed {seed} on {store}, left in {folder}: {error}") from error
+    shutil.rmtree(folder)
+    return outcome
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the first series; the next ones count on")
+    parser.add_argument("--store", choices=("folder", "s3"), help=f"default: of {ON_S3} series one on s3")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="series at once")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        outcome = run_kills(Path(folder), arguments.kills, arguments.seed)
-        sys.stdout.write(f"{outcome} in {time.monotonic() - began:.0f} s\n")
+    began = time.monotonic()
+    portions = [min(SERIES, arguments.kills - done) for done in range(0, arguments.kills, SERIES)]
+    seeds = range(arguments.seed, arguments.seed + len(portions))
+    stores = [arguments.store or ("s3" if seed % ON_S3 == ON_S3 - 1 else "folder") for seed in seeds]
+    spawned = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(arguments.workers, mp_context=spawned) as pool:
+            outcome = sum(pool.map(run_kept, portions, seeds, stores), Outcome())
+    except AssertionError as violation:
+        sys.stderr.write(f"{violation}\n")
+        return 1
+    sys.stdout.write(f"{outcome} {len(portions)} series, {time.monotonic() - began:.0f} s.\n")
     return 0
 
 
