@@ -39,7 +39,7 @@ class Mirror:
         self.forgotten: set[str] = set()
         """Traces that were deleted before everybody has read them."""
         self.ended: dict[str, datetime] = {}
-        """When each span ended, of several of one id the earliest."""
+        """When each span ended."""
         self.erased: set[str] = set()
         """Traces that were to be forgotten: not a row of theirs may follow."""
         self.erased_sessions: set[str] = set()

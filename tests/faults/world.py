@@ -175,6 +175,7 @@ class World:
         self._read_spans = -1
         self._births: dict[str, datetime] = {}
         self._spans_of: dict[str, int] = {}
+        self._times: dict[tuple[str, str], datetime] = {}
         self.mirror = Mirror(self.spans.open().table_id)
         self._note_spans()
         Ledger(self.ledger, self.clock).provision()
@@ -199,8 +200,7 @@ class World:
             )
             number = self._spans_of.get(name, 0)
             fate = self.random.random()
-            again = fate < 0.15 and number > 0
-            if again:
+            if fate < 0.15 and number:
                 number -= 1  # the same span once more
             else:
                 self._spans_of[name] = number + 1
@@ -209,8 +209,9 @@ class World:
             if self.start == "latest":  # what ends after the start may be seen or not, and need not be either
                 at = min(at, self.now - timedelta(seconds=2))
             late = kind == "child" and trace_id(name) in self.mirror.decided and self.random.random() < 0.4
-            if late and not again:
+            if late:
                 at += timedelta(days=3)  # more than a day from the rest: its days do not tell that it is late
+            at = self._times.setdefault((name, f"{kind}{number}"), at)
             parent = None if kind == "root" else "root0"
             session = {} if int(name[1:]) % 4 == 3 else {"session.id": f"s{int(name[1:]) % 4}"}
             rows.append(
@@ -218,9 +219,7 @@ class World:
             )
             if at - born > timedelta(days=2):
                 self.mirror.far.add(rows[-1]["span_id"])
-            ended = at + timedelta(seconds=1)
-            earlier = self.mirror.ended.setdefault(rows[-1]["span_id"], ended)
-            self.mirror.ended[rows[-1]["span_id"]] = min(ended, earlier)
+            self.mirror.ended[rows[-1]["span_id"]] = at + timedelta(seconds=1)
         append(self.spans, rows)
         skew = self.random.choice((0, 0, 0, -5, -40, 5))
         self._note_spans(self.now + timedelta(seconds=skew))
