@@ -9,7 +9,9 @@ import typer
 from evaluator import __version__
 from evaluator.cli import evaluate, inspect, serve, setup, upkeep
 from evaluator.errors import EvaluatorError
+from evaluator.footprint import keep_small
 
+keep_small()
 os.environ.setdefault(
     "LITELLM_LOCAL_MODEL_COST_MAP", "True"
 )  # without it, importing litellm tries the network

@@ -152,6 +152,14 @@ class Budget:
                     )
 
     async def _take(self, day: DayPart, run: Purse, wanted: Amount, shares: Shares) -> None:
+        """Take the room for a call of all purses, once they have it."""
+        every = [*shares, (run, wanted)]
+        if not _fit(every):
+            await self._wait_for_room(day, run, wanted, shares)
+        for purse, share in every:
+            purse.take(share)
+
+    async def _wait_for_room(self, day: DayPart, run: Purse, wanted: Amount, shares: Shares) -> None:
         """Wait until all purses have room for a call, growing the blocks of the day's."""
         every = [*shares, (run, wanted)]
         for purse, share in shares:
@@ -171,8 +179,6 @@ class Budget:
         finally:
             for purse, share in shares:
                 purse.waiting -= share
-        for purse, share in every:
-            purse.take(share)
 
     async def _grow(self, day: DayPart, wanted: Amount, shares: Shares) -> None:
         """Take more of the account where these shares do not fit; one asks at a time, for all who wait."""

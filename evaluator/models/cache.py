@@ -36,6 +36,8 @@ create table if not exists results (key blob primary key, at integer not null, r
 create index if not exists results_at on results (at);
 create table if not exists sources (trace text, key blob, primary key (trace, key)) without rowid;
 """
+_EMPTY = "no such table: results"
+"""What SQLite says of a file that somebody has just made and not laid out yet."""
 _OLDEST = "delete from results where key in (select key from results order by at limit 1 + (select count(*) from results) / 8)"
 
 _STRAY = "delete from sources where key not in (select key from results)"
@@ -43,7 +45,14 @@ _STRAY = "delete from sources where key not in (select key from results)"
 
 def cache_key(version: str, messages: Messages) -> bytes:
     """What a result is found by: a hash, so that nothing of a prompt is kept."""
-    return hashlib.sha256(orjson.dumps([version, list(messages)])).digest()
+    [key] = cache_keys([version], messages)
+    return key
+
+
+def cache_keys(versions: Iterable[str], messages: Messages) -> list[bytes]:
+    """What the results of several versions on one prompt are found by. The prompt, which is long, is hashed once."""
+    prompt = hashlib.sha256(orjson.dumps(list(messages))).digest()
+    return [hashlib.sha256(prompt + version.encode()).digest() for version in versions]
 
 
 @dataclass(slots=True)
@@ -162,6 +171,8 @@ class Cache:
             ).fetchone()
             return None if row is None else Feedback(**orjson.loads(row[0]))
         except (sqlite3.Error, ValueError, TypeError) as error:
+            if isinstance(error, sqlite3.OperationalError) and str(error) == _EMPTY:
+                return None
             _close(self._reader)
             self._reader = None
             self._fail(error)

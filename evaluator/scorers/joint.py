@@ -9,9 +9,9 @@ from typing import Any
 from evaluator.dataset.records import Record
 from evaluator.feedback import Feedback, Outcome, Reason, Scored, SourceType, Target, Unscored, Usage
 from evaluator.guidelines.definitions import JudgeDefinition
-from evaluator.models.cache import Cache, cache_key
+from evaluator.models.cache import Cache, cache_keys
 from evaluator.models.client import Model
-from evaluator.models.endpoint import Completion, ModelFailure
+from evaluator.models.endpoint import Completion, Messages, ModelFailure
 from evaluator.scorers.group_reply import joint_schema, keys_of, parts_of_reply
 from evaluator.scorers.judge import (
     Calls,
@@ -151,10 +151,8 @@ class JointCall:
         """Whether the cache will have every judge's part by the time it is asked for."""
         if self._cache is None:
             return False
-        messages = self.render(record)
-        known = [
-            self._cache.expects(cache_key(version, messages)) for version in self._versions.values()
-        ]  # of all of them: each is then expected
+        keys = self._cache_keys(self.render(record))
+        known = [self._cache.expects(key) for key in keys.values()]  # of all of them: each is then expected
         return all(known)
 
     async def part(self, key: str, record: Record) -> Judgement:
@@ -217,13 +215,12 @@ class JointCall:
         if self._cache is None:
             await self._call(answer, calls, shown, underway)
             return
-        keys = {key: cache_key(version, answer.messages) for key, version in self._versions.items()}
+        keys = self._cache_keys(answer.messages)
         trace_id = underway.record.trace.trace_id
         async with self._cache.turn(next(iter(keys.values()))):
-            known = {key: self._cache.get(cached, trace_id) for key, cached in keys.items()}
-            found = {key: feedback for key, feedback in known.items() if feedback is not None}
-            if len(found) == len(keys):
-                answer.outcomes |= found
+            known = _of_all(self._cache, keys, trace_id)
+            if known is not None:
+                answer.outcomes |= known
                 answer.usage = cached_usage(self.model)
                 answer.metadata = {**answer.metadata, "cached": True}
                 return
@@ -231,6 +228,9 @@ class JointCall:
             for key, outcome in answer.outcomes.items():
                 if isinstance(outcome, Feedback):
                     self._cache.put(keys[key], outcome, trace_id)
+
+    def _cache_keys(self, messages: Messages) -> dict[str, bytes]:
+        return dict(zip(self._versions, cache_keys(self._versions.values(), messages), strict=True))
 
     async def _call(self, answer: _Answer, calls: Calls, shown: Shown, underway: _Underway) -> None:
         try:
@@ -298,7 +298,7 @@ class JointCall:
     def _judgement(self, key: str, answer: _Answer) -> Judgement:
         alone = answer.alone.get(key)
         if key in answer.payers:
-            usage = shares(answer.usage, len(answer.payers))[answer.payers.index(key)]
+            usage = share_of(answer.usage, len(answer.payers), answer.payers.index(key))
         else:
             usage = cached_usage(self.model)
         if alone is not None:
@@ -359,19 +359,16 @@ class JointJudge:
         return self._call.known(record)
 
 
-def shares(usage: Usage, among: int) -> list[Usage]:
-    """What several took together, divided so that it adds up: counts to the whole, cost and time evenly."""
-    return [
-        replace(
-            usage,
-            calls=_share(usage.calls, among, index),
-            input_tokens=None if usage.input_tokens is None else _share(usage.input_tokens, among, index),
-            output_tokens=None if usage.output_tokens is None else _share(usage.output_tokens, among, index),
-            cost_usd=None if usage.cost_usd is None else usage.cost_usd / among,
-            latency_ms=None if usage.latency_ms is None else usage.latency_ms / among,
-        )
-        for index in range(among)
-    ]
+def share_of(usage: Usage, among: int, index: int) -> Usage:
+    """One part of what several took together. The parts add up: counts to the whole, cost and time evenly."""
+    return replace(
+        usage,
+        calls=_share(usage.calls, among, index),
+        input_tokens=None if usage.input_tokens is None else _share(usage.input_tokens, among, index),
+        output_tokens=None if usage.output_tokens is None else _share(usage.output_tokens, among, index),
+        cost_usd=None if usage.cost_usd is None else usage.cost_usd / among,
+        latency_ms=None if usage.latency_ms is None else usage.latency_ms / among,
+    )
 
 
 def _share(whole: int, among: int, index: int) -> int:
@@ -391,6 +388,17 @@ def _added(share: Usage, alone: Calls) -> Usage:
         cost_usd=total([share.cost_usd, own.cost_usd]),
         latency_ms=total([share.latency_ms, own.latency_ms]),
     )
+
+
+def _of_all(cache: Cache, keys: Mapping[str, bytes], trace_id: str) -> dict[str, Feedback] | None:
+    """Every judge's part as the cache holds it; None when it lacks one, of a prompt that is new the first."""
+    found: dict[str, Feedback] = {}
+    for key, cached in keys.items():
+        feedback = cache.get(cached, trace_id)
+        if feedback is None:
+            return None
+        found[key] = feedback
+    return found
 
 
 def _applies(parts: frozenset[Part], record: Record, shown: Shown) -> bool:

@@ -112,7 +112,8 @@ class Prompts:
         text = self._render(
             "material",
             code=code,
-            blocks=view.blocks,
+            # The sandbox looks at each attribute of an object that a template names; a mapping is read as it is.
+            blocks=[{"name": block.name, "text": block.text} for block in view.blocks],
             left_out=view.left_out,
             incomplete=incomplete,
             subject=subject,

@@ -112,13 +112,20 @@ def view_of(
 
 def _seen(block: Block, characters: int, redact: Callable[[str], str]) -> tuple[int, Block] | None:
     """A text as it may be seen, after how many characters it lost for it; None where there is nothing to see."""
-    text, lost = _UNSENDABLE.sub("\ufffd", block.text), 0
+    text, lost = _sendable(block.text), 0
     if size(text) > 4 * characters:
         # What would be cut anyway need not be redacted; twice the bound keeps every cut inside redacted text.
         cut = _shortened(text, 2 * characters)
         text, lost = cut, len(text) - len(cut)
     text = redact(text)
-    return (lost, replace(block, text=text)) if text.strip() else None
+    if not text.strip():
+        return None
+    return lost, block if text == block.text else replace(block, text=text)
+
+
+def _sendable(text: str) -> str:
+    plain = text.isascii() and "\x00" not in text
+    return text if plain else _UNSENDABLE.sub("\ufffd", text)
 
 
 def _within(texts: Sequence[tuple[int, Block]], characters: int, index: Sequence[Block]) -> View:

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from evaluator.config import Config
 from evaluator.errors import ConfigurationError, SharedOutError
+from evaluator.footprint import give_back
 from evaluator.lease import Held
 from evaluator.live.work import Parts
 from evaluator.models.client import Model
@@ -136,6 +137,7 @@ class Worker:
         behind = await publishing.finish()
         if held_by is None and not behind:
             self._rest = rest_after(outlook, sinks, self._clock())
+        await asyncio.to_thread(give_back)
         summary.seconds = monotonic() - started
         return Turn(summary=summary, behind=behind, standing=self._standing, held_by=held_by)
 

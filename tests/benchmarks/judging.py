@@ -1,7 +1,7 @@
 """Judging against a stub provider in its own process: calls a second, CPU, retries and memory, beside their references.
 
 `python -m tests.benchmarks.judging PART ADDRESS COUNT` runs one of the loops that stand for a client; the body of one
-request comes on its input. Whole commands run as a user runs them.
+request comes on its input. Whole commands run as a user runs them. `--joint` and `--memory` measure only that.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from typing import Any
 
 import orjson
 
+from evaluator.footprint import keep_small
 from tests.benchmarks.measured import row
 from tests.project import COMMAND, Project
 from tests.stub_provider import StubProvider
@@ -56,16 +57,32 @@ class Done:
 
 def main(quick: bool = False) -> None:
     """The table; `quick` measures fewer traces, and only what has no long runs."""
-    traces = TRACES // 5 if quick else TRACES
     body = a_request()
     with provider("--latency", str(LATENCY)) as address:
-        single = compare_raw(address, body, traces, 1 if quick else 3)
-        joint = compare_joint(address, single, traces, 1 if quick else 3)
+        single, joint = compare_ways(address, body, quick)
         compare_litellm(address, body, 300 if quick else 1_500)
         compare_mlflow(address, single, joint, 20 if quick else 60)
     measure_limited(100 if quick else 300)
     measure_faults(60 if quick else 300)
+    main_memory(quick)
+
+
+def main_joint(quick: bool = False) -> None:
+    """The rows about one call a judgement and about several judges in one."""
+    body = a_request()
+    with provider("--latency", str(LATENCY)) as address:
+        compare_ways(address, body, quick)
+
+
+def main_memory(quick: bool = False) -> None:
     measure_memory(2_000 if quick else 100_000)
+
+
+def compare_ways(address: str, body: bytes, quick: bool) -> tuple[Done, Done]:
+    """One call a judgement, and several judges in one; what each did."""
+    traces, times = (TRACES // 5, 1) if quick else (TRACES, 3)
+    single = compare_raw(address, body, traces, times)
+    return single, compare_joint(address, single, traces, times)
 
 
 def compare_raw(address: str, body: bytes, traces: int, times: int) -> Done:
@@ -180,6 +197,7 @@ def commanded(address: str, traces: int) -> Done:
 
 def part(name: str, *arguments: Any) -> str:
     *words, given = arguments
+    keep_small()  # as the command does, for those whom it is handed on to
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks.judging", name, *words],
         input=given,
@@ -428,6 +446,8 @@ def _children(times: os.times_result) -> float:
 
 def client(arguments: Sequence[str]) -> None:
     name, where, count = arguments
+    if name in ("memory", "worker"):
+        keep_small()
     if name == "memory":
         print(json.dumps(asyncio.run(memory(where, int(count)))))
         return
@@ -441,7 +461,12 @@ def client(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    quick = "--quick" in sys.argv
     if len(sys.argv) == 4:
         client(sys.argv[1:])
+    elif "--joint" in sys.argv:
+        main_joint(quick)
+    elif "--memory" in sys.argv:
+        main_memory(quick)
     else:
-        main(quick="--quick" in sys.argv)
+        main(quick)

@@ -31,7 +31,7 @@ FLOORS = [
     ("models", "guidelines.definitions"),
     ("schedule",),
     ("config", "resources"),
-    ("access", "summary", "lease", "yamlfile", "redaction", "telemetry"),
+    ("access", "footprint", "summary", "lease", "yamlfile", "redaction", "telemetry"),
     ("traces", "feedback", "quality", "portions", "shards"),
     ("errors",),
 ]

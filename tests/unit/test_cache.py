@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from evaluator.feedback import Feedback
-from evaluator.models.cache import FILE, Cache, cache_key
+from evaluator.models.cache import FILE, Cache, cache_key, cache_keys
 
 NOON = datetime(2026, 11, 6, 12, tzinfo=UTC)
 KEY = cache_key("v1", [{"role": "user", "content": "Is it good?"}])
@@ -91,14 +91,11 @@ async def test_what_is_too_old_is_not_found_and_goes(tmp_path: Path) -> None:
 async def test_it_stays_within_its_size_and_the_oldest_go_first(tmp_path: Path) -> None:
     now = [NOON]
     long = Feedback(value="yes", passed=True, rationale="x" * 2_000)
-    cache = a_cache(tmp_path, now=lambda: now[0], max_size=200_000)
     keys = [cache_key("v1", [{"role": "user", "content": str(number)}]) for number in range(300)]
-    for number, key in enumerate(keys):
+    for some in (keys[:250], keys[250:]):
         now[0] += timedelta(seconds=1)
-        cache.put(key, long, f"trace {number}")
-        if number % 10 == 0:
-            await asyncio.sleep(0.001)
-    await cache.close()
+        results = [(key, long, f"trace {number}") for number, key in enumerate(some)]
+        await kept(tmp_path, *results, now=lambda: now[0], max_size=200_000)
 
     [(content, _)] = files(tmp_path)
     size = len(content)
@@ -107,6 +104,30 @@ async def test_it_stays_within_its_size_and_the_oldest_go_first(tmp_path: Path) 
     assert again.get(keys[-1], "a") == long
     assert again.get(keys[0], "a") is None
     await again.close()
+
+
+async def test_a_file_that_somebody_is_just_laying_out_holds_nothing_yet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / FILE).touch()
+    cache = a_cache(tmp_path)
+
+    assert cache.get(KEY, "a") is None
+    cache.put(KEY, GOOD, "a")
+    await cache.close()
+
+    assert cache.get(KEY, "b") == GOOD
+    assert not caplog.records
+    await cache.close()
+
+
+async def test_versions_that_share_a_prompt_have_results_of_their_own() -> None:
+    prompt = [{"role": "user", "content": "Is it good?"}]
+
+    keys = cache_keys(["v1", "v2"], prompt)
+
+    assert keys == [KEY, cache_key("v2", prompt)]
+    assert len(set(keys)) == 2
 
 
 async def test_a_question_that_is_being_asked_is_not_asked_twice(tmp_path: Path) -> None:
