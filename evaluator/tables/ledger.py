@@ -8,15 +8,15 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluator.errors import TableError
 from evaluator.feedback import Target
-from evaluator.shards import Shard
 from evaluator.tables.delta import DeltaStore
+from evaluator.tables.integers import LAYOUT, LAYOUT_NUMBER, OPEN, SEQ, Integers
 from evaluator.tables.known import Known
 from evaluator.tables.rows import (
     COLUMNS,
@@ -42,8 +42,6 @@ from evaluator.tables.snapshot import CommitConflict, Snapshot, quoted
 
 log = logging.getLogger(__name__)
 
-SEQ, OPEN, FLOOR, AT, LAYOUT, SHARDS = "seq", "open", "floor", "at", "layout", "shards"
-LAYOUT_NUMBER = 1
 CONTROL = "CONTROL"
 """The target type of the ledger's own notes (the fence's key, what is paused, known scorers)."""
 FENCE_KEY = "fence-key"
@@ -90,7 +88,7 @@ class Ledger:
         return Book(self.store, self.store.open(), self._clock)
 
 
-class Book:
+class Book(Integers):
     """The ledger at one moment, and the commits made from there on.
 
     A plan made on this book is held against all that others committed since it was opened, however many
@@ -100,7 +98,7 @@ class Book:
     def __init__(self, store: DeltaStore, snapshot: Snapshot, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._snapshot = snapshot
+        super().__init__(snapshot)
         self._missing = missing_columns(snapshot)
         self.seq = snapshot.transaction(SEQ) or 0
         self._since: dict[Key, list[State]] = {}
@@ -112,8 +110,6 @@ class Book:
         self._known = Known()
         self._appended = 0
 
-    # --- what the integers say
-
     @property
     def table_id(self) -> str:
         return self._snapshot.table_id
@@ -121,42 +117,6 @@ class Book:
     @property
     def version(self) -> int:
         return self._snapshot.version
-
-    @property
-    def shards(self) -> int:
-        """Among how many workers the live work is shared out."""
-        return self._snapshot.transaction(SHARDS) or 1
-
-    def cursor(self, table_id: str, shard: Shard | None = None) -> int | None:
-        """The version of the spans table up to which every trace (of a shard) has a target row, None before the start."""
-        return self._least(f"live/{table_id}", shard)
-
-    def cursor_at(self, table_id: str, shard: Shard | None = None) -> datetime | None:
-        """When the cursor's commit was made."""
-        return _from_micros(self._least(f"live_at/{table_id}", shard))
-
-    def _least(self, name: str, shard: Shard | None) -> int | None:
-        """What an integer of a shard says; of all, the lowest, None when one of them says nothing."""
-        parts = [shard] if shard else [Shard(index, self.shards) for index in range(self.shards)]
-        told = [self._snapshot.transaction(f"{name}/{part.name}") for part in parts]
-        return None if None in told else min(value for value in told if value is not None)
-
-    @property
-    def floor(self) -> datetime | None:
-        """What ended before is out of scope."""
-        value = self._snapshot.transaction(FLOOR)
-        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
-
-    def sink_cursor(self, sink: str) -> int:
-        return self._snapshot.transaction(f"sink/{sink}") or 0
-
-    def lease(self, scope: str) -> int:
-        return self._snapshot.transaction(f"lease/{scope}") or 0
-
-    @property
-    def open_from(self) -> int:
-        """The lowest `seq` of an open row, so far as the integers say."""
-        return self._snapshot.transaction(OPEN) or 0
 
     # --- what the rows say
 
@@ -299,7 +259,7 @@ class Book:
             seq = self.seq + 1
             at = self._time()
             opened = self._open_after(rows, seq)
-            marks |= {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
+            marks |= self._guard(seq, at)
             marks[OPEN] = min(opened.values(), default=seq)
             if self._missing and rows:
                 log.info(
@@ -329,7 +289,7 @@ class Book:
         at = self._time()
         left = self._read(f"seq >= {self.open_from} and ({where}) is not true", _KEY_COLUMNS)
         opened = {row.key: row.seq for row in latest(from_arrow_keys(left)).values() if row.due}
-        marks = self._marks(None, floor) | {SEQ: seq, AT: _micros(at), LAYOUT: LAYOUT_NUMBER}
+        marks = self._marks(None, floor) | self._guard(seq, at)
         marks[OPEN] = min(opened.values(), default=seq)
         known = [name for name in COLUMNS if name not in self._missing]
         try:
@@ -348,11 +308,7 @@ class Book:
 
         False when another committed meanwhile: look again. Raises TableError.
         """
-        marks = {SHARDS: count, SEQ: self.seq + 1, AT: _micros(self._time()), LAYOUT: LAYOUT_NUMBER}
-        for name in ("live", "live_at"):
-            least = self._least(f"{name}/{table_id}", None)
-            if least is not None:
-                marks |= {f"{name}/{table_id}/{Shard(index, count).name}": least for index in range(count)}
+        marks = self._shared_out(count, table_id) | self._guard(self.seq + 1, self._time())
         try:
             self._snapshot.append(to_arrow([]), marks)
         except CommitConflict:
@@ -372,23 +328,6 @@ class Book:
         self._see_others()
         return True
 
-    def _marks(self, moved: Moved | None, floor: datetime | None) -> dict[str, int]:
-        marks: dict[str, int] = {}
-        if moved is not None:
-            known = self.cursor(moved.table_id, None if moved.begins else moved.shard)
-            if known is not None and moved.begins:
-                return {}
-            if known is None or moved.cursor > known:
-                # Where scoring starts is said for all shards at once: else what came before the last one began is lost.
-                count = self.shards
-                shards = [Shard(index, count) for index in range(count)] if moved.begins else [moved.shard]
-                for shard in shards:
-                    marks[f"live/{moved.table_id}/{shard.name}"] = moved.cursor
-                    marks[f"live_at/{moved.table_id}/{shard.name}"] = _micros(moved.cursor_at)
-        if floor is not None and (self.floor is None or floor > self.floor):
-            marks[FLOOR] = int(floor.timestamp() * 1000)
-        return marks
-
     def _open_after(self, written: Sequence[Row], seq: int) -> dict[Key, int]:
         """The open keys once these rows are committed as `seq`, each with its own."""
         if self._open is None:
@@ -404,8 +343,7 @@ class Book:
 
     def _time(self) -> datetime:
         """Now, but never before what the ledger has seen: `at` follows `seq` (C4)."""
-        known = _from_micros(self._snapshot.transaction(AT))
-        now = self._clock()
+        known, now = self.last_at, self._clock()
         return now if known is None or now > known else known + timedelta(microseconds=1)
 
     def _without_forgotten(self, units: Sequence[Unit]) -> list[Unit]:
@@ -552,11 +490,3 @@ def _in_days(days: Iterable[date] | None) -> str:
     if days is None:
         return "true"
     return "day in (" + ", ".join(f"'{day}'" for day in sorted({*days, UNDATED})) + ")"
-
-
-def _micros(moment: datetime) -> int:
-    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
-
-
-def _from_micros(value: int | None) -> datetime | None:
-    return None if value is None else datetime.fromtimestamp(0, UTC) + timedelta(microseconds=value)

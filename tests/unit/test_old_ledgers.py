@@ -10,10 +10,10 @@ import pytest
 from deltalake import DeltaTable
 
 from evaluator.errors import TableError
-from evaluator.tables import ledger as ledger_module
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.forgetting import forget
-from evaluator.tables.ledger import AT, LAYOUT, SEQ, Book, Ledger
+from evaluator.tables.integers import AT, LAYOUT, LAYOUT_NUMBER, SEQ
+from evaluator.tables.ledger import Book, Ledger
 from evaluator.tables.retention import expire
 from evaluator.tables.rows import FORGOTTEN, UNDATED, Key, Row
 from evaluator.tables.schemas import LEDGER
@@ -135,9 +135,7 @@ def test_forgetting_in_an_older_ledger_needs_no_column_of_today(tmp_path: Path, 
 
 def test_a_ledger_of_a_newer_layout_is_refused_also_by_who_has_it_open(ledger: Ledger) -> None:
     book = ledger.open()
-    ledger.store.open().append(
-        LEDGER.empty_table(), {LAYOUT: ledger_module.LAYOUT_NUMBER + 1, SEQ: book.seq + 1}
-    )
+    ledger.store.open().append(LEDGER.empty_table(), {LAYOUT: LAYOUT_NUMBER + 1, SEQ: book.seq + 1})
 
     with pytest.raises(TableError, match="written by a newer version"):
         ledger.open()
