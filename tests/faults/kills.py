@@ -324,7 +324,8 @@ def run_kept(kills: int, seed: int, store: Store) -> Outcome:
     try:
         outcome = run_kills(folder, kills, seed, store)
     except Exception as error:
-        raise AssertionError(f"seed {seed} on {store}, left in {folder}: {error}") from error
+        sys.stderr.write(f"seed {seed} on {store}, left in {folder}: {error}\n")
+        raise
     shutil.rmtree(folder)
     return outcome
 
@@ -344,8 +345,7 @@ def main() -> int:
     try:
         with ProcessPoolExecutor(arguments.workers, mp_context=spawned) as pool:
             outcome = sum(pool.map(run_kept, portions, seeds, stores), Outcome())
-    except AssertionError as violation:
-        sys.stderr.write(f"{violation}\n")
+    except AssertionError:
         return 1
     sys.stdout.write(f"{outcome} {len(portions)} series, {time.monotonic() - began:.0f} s.\n")
     return 0
