@@ -6,8 +6,9 @@ _COLOURS = re.compile(r"\x1b\[\d*m|↳")
 _CODE = re.compile(r"<Code>(\w+)</Code>|\"(?:code|status)\": ?\"(\w+)\"|ErrorCode: ?(\w+)")
 _STATUS = re.compile(r"^(\d{3}) [A-Z][A-Za-z ]+$", re.MULTILINE)
 _METHOD = re.compile(r"Error performing (GET|HEAD|PUT|POST|DELETE)")
-_FRAME = re.compile(r"Generic [A-Za-z0-9]+ error:?")
-_FRAMES = re.compile(r"^(Kernel error -> |Kernel error: |External error: |Generic [A-Za-z0-9]+ error: ?)+")
+_FRAMES = re.compile(
+    r"^(Kernel error -> |Kernel error: |External error: |Generic [A-Za-z0-9]+ error(?:: ?|$))+"
+)
 
 _BAD_KEYS = {
     "AuthenticationFailed",
@@ -52,7 +53,7 @@ def cause(error: BaseException) -> str:
     if any(sign in text.lower() for sign in _OUT_OF_REACH):
         return f"the store does not answer ({lines[-1]})"
     first = _FRAMES.sub("", lines[0])
-    return lines[-1] if not first or _FRAME.fullmatch(first) else first
+    return first or lines[-1]
 
 
 def lacks_permission(error: BaseException) -> bool:

@@ -4,10 +4,10 @@ Few and fixed, never expired: `seq` (the guard), `at`, `open`, `floor`, `layout`
 times, leases, and the cursors of sinks that have none of their own.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from evaluator.shards import Shard, shards_of
-from evaluator.tables.rows import Moved
+from evaluator.tables.rows import EPOCH, Moved
 from evaluator.tables.snapshot import Snapshot
 
 SEQ, OPEN, FLOOR, AT, LAYOUT, SHARDS = "seq", "open", "floor", "at", "layout", "shards"
@@ -43,7 +43,7 @@ class Integers:
     def floor(self) -> datetime | None:
         """What ended before is out of scope."""
         value = self._snapshot.transaction(FLOOR)
-        return None if value is None else datetime.fromtimestamp(value / 1000, UTC)
+        return None if value is None else EPOCH + timedelta(milliseconds=value)
 
     def sink_cursor(self, sink: str) -> int:
         return self._snapshot.transaction(f"sink/{sink}") or 0
@@ -81,14 +81,15 @@ class Integers:
         """That the live cursor, and the floor, are somewhere else now; never that they go back."""
         marks: dict[str, int] = {}
         if moved is not None:
-            known = self.cursor(moved.table_id, None if moved.begins else moved.shard)
-            if known is not None and moved.begins:
-                return {}
-            if known is None or moved.cursor > known:
-                # Where scoring starts is said for all shards at once: else what came before the last one began is lost.
-                for shard in shards_of(self.shards) if moved.begins else [moved.shard]:
+            # Where scoring starts is said for all shards at once: else what came before the last one began is lost.
+            shards = shards_of(self.shards) if moved.begins else [moved.shard]
+            for shard in shards:
+                known = self.cursor(moved.table_id, shard)
+                if known is None or (moved.cursor > known and not moved.begins):
                     marks[f"live/{moved.table_id}/{shard.name}"] = moved.cursor
                     marks[f"live_at/{moved.table_id}/{shard.name}"] = _micros(moved.cursor_at)
+            if moved.begins and not marks:
+                return {}
         if floor is not None and (self.floor is None or floor > self.floor):
             marks[FLOOR] = int(floor.timestamp() * 1000)
         return marks
@@ -99,4 +100,4 @@ def _micros(moment: datetime) -> int:
 
 
 def _moment(value: int | None) -> datetime | None:
-    return None if value is None else datetime.fromtimestamp(0, UTC) + timedelta(microseconds=value)
+    return None if value is None else EPOCH + timedelta(microseconds=value)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
+from evaluator.errors import TableError
 from evaluator.feedback import SourceType, Target
 from evaluator.shards import WHOLE, Shard
 from evaluator.tables.schemas import LEDGER, TIMESTAMP
@@ -19,10 +20,7 @@ FINAL: frozenset[State] = frozenset({"done", "scored", "replaced"})
 
 UNDATED = date(1970, 1, 1)
 """The partition of targets whose times are absurd, and of the ledger's own control rows."""
-
-
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 FORGOTTEN = "forgotten"
 """The reason of a decision that stands in the place of everything the ledger knew of a target."""
 
@@ -145,8 +143,13 @@ def stamped(rows: Sequence[Row], *, seq: int, at: datetime) -> pa.Table:
 
 
 def from_arrow(table: pa.Table) -> list[Row]:
-    """Rows of a table that has the ledger's columns, or those of them that were asked for."""
+    """Rows of a table that has the ledger's columns, or those of them that were asked for. Raises TableError."""
     names = table.column_names
+    nothing = [name for name in names if name in REQUIRED and table.column(name).null_count]
+    if nothing:
+        raise TableError(
+            f"the ledger has rows without {', '.join(nothing)}: none of ours lacks it; RESTORE it"
+        )
     columns = [_values(table.column(name)) for name in names]
     return [
         Row(**{name: value for name, value in zip(names, values, strict=True) if value is not None})

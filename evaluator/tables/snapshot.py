@@ -132,10 +132,8 @@ class Snapshot:
         """The version that an application transaction stands at, None when it never was set. Raises TableError."""
         try:
             return self._table.transaction_version(app_id)
-        except (
-            DeltaError,
-            OSError,
-        ) as error:  # it is read from the log, which may have been cleaned up meanwhile
+        except (DeltaError, OSError) as error:
+            # It is read from the log, which may have been cleaned up meanwhile.
             raise self.store.failure("cannot be read", error) from error
 
     def append(self, data: pa.Table, transactions: Mapping[str, int] | None = None) -> int:

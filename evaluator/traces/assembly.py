@@ -8,13 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from evaluator.telemetry import OWN
 from evaluator.traces.conventions import step_of
-from evaluator.traces.conventions.values import text_of
 from evaluator.traces.trace import Span, Step, Trace
 from evaluator.traces.tree import Parents, by_time, in_order, innermost, outermost, parents_of
 
 
 class Arrival(NamedTuple):
-    """A span, when it arrived, and the version of the spans table that brought it."""
+    """A span, when it arrived, and the version of the spans table that brought it. A tuple, as a span is."""
 
     span: Span
     arrived: datetime
@@ -184,7 +183,7 @@ def _each_once(spans: Iterable[Span]) -> tuple[Span, ...]:
 def _completeness(span: Span) -> tuple[bool, float, int, int, str]:
     ended = span.end_time_unix_nano is not None
     said = len(span.attributes), len(span.events)
-    return (ended, span.duration_ms or 0.0, *said, text_of(span) or "")
+    return (ended, span.duration_ms or 0.0, *said, repr(span))
 
 
 def _main_root(spans: Iterable[Span]) -> Span | None:

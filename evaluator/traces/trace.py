@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 Status = Literal["OK", "ERROR", "UNSET"]
 SpanType = Literal["AGENT", "LLM", "TOOL", "RETRIEVER", "EMBEDDING", "CHAIN", "OTHER"]
 NO_ATTRIBUTES: Mapping[str, Any] = {}
+"""Of a span that says nothing more; one for all, and never changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -370,8 +370,8 @@ class History:
         stand: dict[str, Row] = {}  # of several revisions the one that was told last
         rows_ever = (*self.world.mirror.expired, *self.world.mirror.latest.values())
         for row in sorted(rows_ever, key=lambda row: row.seq):
-            if one := assessment_of(row):
-                stand[annotation_id(one.target, one.name, one.version)] = row
+            if key := published_as(row):
+                stand[key] = row
         for key, row in stand.items():
             assessment = assessment_of(row)
             assert assessment is not None
@@ -380,12 +380,9 @@ class History:
             assert known is not None
             same = known["value"] == row.value and known["updated_at"] == row.at
             # A newer revision's end that was put up again and then replaced was told, or came and went between two looks.
-            later = {
-                one.at
-                for one in told
-                if one.seq > row.seq and annotation_id(one.target, one.name, one.version) == key
-            }
-            check(same or known["updated_at"] in later, f"9: outdated: {row.key}")
+            later = {(one.value, one.at) for one in past if one.seq > row.seq and published_as(one) == key}
+            same = same or (known["value"], known["updated_at"]) in later
+            check(same, f"9: outdated: {row.key}")
             check(mlflow.assessment_id(assessment) in self.world.place.held, f"9: never posted: {row.key}")
         place = self.world.place
         ids = {mlflow.assessment_id(one) for one in told}
@@ -401,6 +398,12 @@ class History:
         check(stored == mirrored, "3: the ledger holds other rows than were committed")
         for app_id, value in self.world.mirror.transactions.items():
             check(snapshot.transaction(app_id) == value, f"5: {app_id} is {snapshot.transaction(app_id)}")
+
+
+def published_as(row: Row) -> str | None:
+    """The annotation that a row is published as, if it is."""
+    told = assessment_of(row)
+    return annotation_id(told.target, told.name, told.version) if told else None
 
 
 @contextmanager

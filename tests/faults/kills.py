@@ -129,8 +129,10 @@ class Series:
             workers = [self._start(*how) for how in disturbance.workers]
             try:
                 victim = self._watch(workers, disturbance, moment, pause)
-            finally:
                 ended = [_ended(worker) for worker in workers]
+            finally:
+                for worker in workers:
+                    worker.kill()
             self._count(disturbance, moment, victim, ended)
         except Exception as error:
             raise AssertionError(

@@ -13,6 +13,7 @@ from evaluator.dataset.selection import Selection
 from evaluator.live.arrivals import Arrivals
 from evaluator.shards import Shard, shards_of
 from evaluator.tables import ledger, rows
+from evaluator.tables.known import Known
 from evaluator.tables.ledger import Book
 from evaluator.tables.rows import Key, Moved, Row, State, Unit
 from evaluator.tables.snapshot import Snapshot
@@ -133,6 +134,11 @@ def shares_begin_where_the_first_one_is() -> list[Any]:
     return [patch.object(Book, "_least", least)]
 
 
+def known_targets_are_as_they_were() -> list[Any]:
+    """What was committed since the days were read is not known."""
+    return [patch.object(Known, "add", lambda self, rows: None)]
+
+
 def pending_in_memory() -> list[Any]:
     """What waits is kept in the process, and dies with it."""
 
@@ -247,6 +253,7 @@ MUTANTS: Mapping[str, Callable[[], list[Any]]] = {
         random_mlflow_id,
         cursor_goes_back,
         shares_begin_where_the_first_one_is,
+        known_targets_are_as_they_were,
         pending_in_memory,
         cursor_passes_a_wait_that_yields,
         blind_after_its_own_commit,

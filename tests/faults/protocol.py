@@ -54,9 +54,8 @@ def run(seeds: Sequence[int], length: int, workers: int) -> int:
 
 
 def main() -> int:
-    if (
-        os.environ.get("PYTHONHASHSEED") != "0"
-    ):  # the order of a set of texts: a seed is to tell the whole history
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of a set of texts: a seed is to tell the whole history.
         arguments = [sys.executable, "-m", "tests.faults.protocol", *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": "0"})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -23,12 +23,13 @@ SELDOM = {
     "blind_after_its_own_commit",
     "cursor_goes_back",
     "cursor_passes_a_wait_that_yields",
+    "known_targets_are_as_they_were",
     "replaced_not_final",
     "shares_begin_where_the_first_one_is",
     "spans_are_not_looked_up",
 }
-"""Mutants that take more histories than there is time for here: the long form runs them, `test_found`, `test_sessions` and
-`test_shards` tell each."""
+"""Mutants that take more histories than there is time for here: the long form runs them, `test_found`, `test_known`,
+`test_sessions` and `test_shards` tell each."""
 
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
