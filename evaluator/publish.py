@@ -12,7 +12,7 @@ from evaluator.sinks.sink import Behind, Sink
 
 log = logging.getLogger(__name__)
 
-COMMITS_AT_ONCE = 100
+COMMITS_AT_ONCE = 16
 """How many of the ledger's commits go to a sink together: what is held in memory stays bounded."""
 
 

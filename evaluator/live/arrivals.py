@@ -141,8 +141,11 @@ class Arrivals:
             if newest is not None and newest.state == "done":
                 late[trace_id] = pending
             elif floor is None or pending.latest is None or pending.latest >= floor:
-                self._revisions[trace_id] = 0 if newest is None else newest.revision
-                undecided[trace_id] = replace(pending, commits=()) if self._revisions[trace_id] else pending
+                self._revisions.pop(trace_id, None)
+                if newest is not None and newest.revision:
+                    self._revisions[trace_id] = newest.revision
+                    pending = replace(pending, commits=())
+                undecided[trace_id] = pending
         grown = self._grown(late, days) if self._parts.rescore_late else {}
         late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in grown}
         work.summary.late += len(late)
