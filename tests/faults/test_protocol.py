@@ -29,7 +29,7 @@ SELDOM = {
     "spans_are_not_looked_up",
 }
 """Mutants that take more histories than there is time for here: the long form runs them, `test_found`, `test_known`,
-`test_sessions` and `test_shards` tell each."""
+`test_old_ledgers`, `test_sessions` and `test_shards` tell each."""
 
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
