@@ -17,7 +17,7 @@ from evaluator.config import Config
 from evaluator.tables.provision import provision
 
 SPANS = 500
-TARGET = 10_000
+TARGET = 15_000
 
 
 def a_batch() -> bytes:
