@@ -143,9 +143,9 @@ def has_grown(done: Row, pending: Pending) -> bool:
     return told is not None and told != spans_told(pending)
 
 
-def still_done_row(done: Row, day: date) -> Row:
-    """What ends the wait for late spans of a trace that was decided long ago: its decision, told again among them."""
-    return replace(done, day=day)
+def still_done_row(done: Row, wait: Row) -> Row:
+    """What ends a wait of a trace that is decided and stays so: its decision, told again where the wait lies."""
+    return replace(done, day=wait.day, revision=wait.revision)
 
 
 def result_key(target: Target, scorer: str, version: str, revision: int = 0) -> Key:

@@ -136,7 +136,12 @@ class Book(Protocol):
     @property
     def seq(self) -> int: ...
     def commit(
-        self, units: Sequence[Unit], *, moved: Moved | None = None, floor: datetime | None = None
+        self,
+        units: Sequence[Unit],
+        *,
+        moved: Moved | None = None,
+        floor: datetime | None = None,
+        rescore_late: bool = False,
     ) -> list[Row]:
         """Commit units whole or not at all, under one guard, with the cursor; the rows that were written."""
         ...

@@ -135,7 +135,7 @@ class Arrivals:
         states = work.book.states(found, days)
         floor = work.book.floor
         newest_of = newest_of_each("TRACE", states)
-        undecided, late = {}, {}
+        undecided, late, again = {}, {}, {}
         for trace_id, pending in found.items():
             newest = newest_of.get(trace_id)
             if newest is not None and newest.state == "done":
@@ -144,26 +144,46 @@ class Arrivals:
                 self._revisions.pop(trace_id, None)
                 if newest is not None and newest.revision:
                     self._revisions[trace_id] = newest.revision
-                    pending = replace(pending, commits=())
-                undecided[trace_id] = pending
-        grown = self._grown(late, days) if self._parts.rescore_late else {}
-        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in grown}
+                    again[trace_id] = pending
+                else:
+                    undecided[trace_id] = pending
+        decided = self._decisions(again, days)
+        undecided |= {
+            trace_id: replace(pending, commits=())
+            for trace_id, pending in again.items()
+            if trace_id not in decided
+        }
+        if self._parts.rescore_late:
+            decided |= self._decided_lately(late, days)
+        late |= again
+        undecided |= self._grown(late, decided)
+        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in undecided}
         work.summary.late += len(late)
         _, ended = self._decided_before([trace_id for trace_id in late if trace_id in work.waiting])
         work.commit(ended)
-        return undecided | grown
+        return undecided
 
-    def _grown(self, late: Mapping[str, Pending], days: set[date]) -> dict[str, Pending]:
-        """The decided traces to which spans came soon enough to have them decided anew, whole."""
-        work, window = self._work, self._parts.late_window
-        decided = newest_of_each("TRACE", work.book.decided(late, days))
-        soon = {
-            trace_id: pending
-            for trace_id, pending in late.items()
-            if trace_id in decided and (at := decided[trace_id].at) and pending.first <= at + window
+    def _decisions(self, trace_ids: Collection[str], days: set[date]) -> dict[str, Row]:
+        """The newest decision on each of some traces, from these days or, else, from any."""
+        decided = newest_of_each("TRACE", self._work.book.decided(trace_ids, days))
+        elsewhere = [trace_id for trace_id in trace_ids if trace_id not in decided]
+        return decided | newest_of_each("TRACE", self._work.book.decided(elsewhere))
+
+    def _decided_lately(self, late: Mapping[str, Pending], days: set[date]) -> dict[str, Row]:
+        """The decisions on the traces to which spans came soon enough to have them decided anew."""
+        decided = newest_of_each("TRACE", self._work.book.decided(late, days))
+        window = self._parts.late_window
+        return {
+            trace_id: done
+            for trace_id, done in decided.items()
+            if done.at and late[trace_id].first <= done.at + window
         }
+
+    def _grown(self, late: Mapping[str, Pending], decided: Mapping[str, Row]) -> dict[str, Pending]:
+        """The traces with other spans than they were decided with, whole."""
+        known = {trace_id: pending for trace_id, pending in late.items() if trace_id in decided}
         grown = {}
-        for trace_id, whole in self._whole(soon, decided).items():
+        for trace_id, whole in self._whole(known, decided).items():
             if has_grown(decided[trace_id], whole):
                 self._revisions[trace_id] = decided[trace_id].revision + 1
                 grown[trace_id] = whole
@@ -189,9 +209,7 @@ class Arrivals:
         decided = self._work.book.decided(trace_ids)
         newest = newest_of_each("TRACE", decided)
         waits = [wait for trace_id in newest if (wait := self._work.waiting.get(trace_id))]
-        ended = [
-            [still_done_row(decided.get(wait.key) or newest[wait.target_id], wait.day)] for wait in waits
-        ]
+        ended = [[still_done_row(decided.get(wait.key) or newest[wait.target_id], wait)] for wait in waits]
         return set(newest), ended
 
     def _split(

@@ -35,6 +35,7 @@ from evaluator.tables.rows import (
     rebase,
     stamped,
     to_arrow,
+    to_look_at_again,
     waits_stand,
 )
 from evaluator.tables.schemas import LEDGER
@@ -241,8 +242,11 @@ class Book(Integers):
         *,
         moved: Moved | None = None,
         floor: datetime | None = None,
+        rescore_late: bool = False,
     ) -> list[Row]:
         """Commit a plan that was made on this book; those of its rows that were written, which may be fewer or none.
+
+        `rescore_late`: a trace of which others may know more than its decision is looked at again, which adds a row.
 
         On a conflict the plan is rebased on what the others decided and committed again (C2); nobody is
         asked again for what is in it. The cursor never goes back (C3), and stays where it is when a waiting
@@ -258,6 +262,8 @@ class Book(Integers):
                 return []
             seq = self.seq + 1
             at = self._time()
+            if rescore_late:
+                rows += to_look_at_again(rows, self._since, at)
             opened = self._open_after(rows, seq)
             marks |= self._guard(seq, at)
             marks[OPEN] = min(opened.values(), default=seq)

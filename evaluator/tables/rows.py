@@ -209,6 +209,33 @@ def rebase(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> list[R
     return kept
 
 
+def to_look_at_again(rows: Iterable[Row], tail: Mapping[Key, Sequence[State]], at: datetime) -> list[Row]:
+    """The waits, as their next revision, of the traces that rows about to be committed decide though others wrote since
+    that they wait (`tail`, as in `rebase`).
+
+    Those others may have read spans that the decision knows nothing of, and have passed them with the cursor. Which, is
+    found by time.
+    """
+    return [
+        Row(
+            day=row.day,
+            scope=row.scope,
+            target_type=row.target_type,
+            target_id=row.target_id,
+            trace_id=row.trace_id,
+            revision=row.revision + 1,
+            state="waiting",
+            reason="settling",
+            due=at,
+            first=row.first,
+            last=at,
+            trace_start=row.trace_start,
+        )
+        for row in rows
+        if row.target_type == "TRACE" and row.state == "done" and "waiting" in tail.get(row.key, ())
+    ]
+
+
 def gone_on(unit: Unit, since: Mapping[Key, Row]) -> Unit:
     """The unit of a turn with its session's wait as it has to be after others' rows (the newest since, by key).
 

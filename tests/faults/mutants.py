@@ -154,6 +154,11 @@ def cursor_passes_a_wait_that_yields() -> list[Any]:
     return [patch.object(ledger, "waits_stand", lambda units, tail: True)]
 
 
+def a_decision_ends_what_others_know_of_late_spans() -> list[Any]:
+    """A trace is not looked at again though another worker read spans of it that its decision lacks."""
+    return [patch.object(ledger, "to_look_at_again", lambda rows, tail, at: [])]
+
+
 def blind_after_its_own_commit() -> list[Any]:
     """What others committed between a commit without rows and its reading counts as seen."""
 
@@ -256,6 +261,7 @@ MUTANTS: Mapping[str, Callable[[], list[Any]]] = {
         known_targets_are_as_they_were,
         pending_in_memory,
         cursor_passes_a_wait_that_yields,
+        a_decision_ends_what_others_know_of_late_spans,
         blind_after_its_own_commit,
         found_by_time_counts_as_a_commit,
         a_wait_is_told_by_its_times,

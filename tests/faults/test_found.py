@@ -1,5 +1,7 @@
 """What the histories found, each told once by itself."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
@@ -7,8 +9,9 @@ from unittest.mock import patch
 import pytest
 from deltalake import DeltaTable
 
+from evaluator.dataset.records import Record
 from evaluator.decisions import gone_row
-from evaluator.feedback import Reason
+from evaluator.feedback import Reason, Scored
 from evaluator.tables.ledger import note
 from evaluator.tables.rows import Key, Moved, Row, rebase, waits_stand
 from evaluator.tables.spans import FOUND_BY_TIME
@@ -155,3 +158,43 @@ async def test_a_span_days_from_a_decided_trace_does_not_have_it_decided_again(
     rows = bench.ledger.open().table().to_pylist()
     assert [row["state"] for row in rows if row["scorer"]] == ["scored"]
     assert (later.late, bench.ledger.open().open_rows()) == (1, [])
+
+
+@dataclass
+class Interrupted(Greets):
+    """It judges while something else happens, once."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
+        happens, self.meanwhile = self.meanwhile, None
+        if happens is not None:
+            await happens()
+        return await super().score(records)
+
+
+@pytest.mark.parametrize("late_span", [True, False])
+async def test_a_decision_over_what_another_worker_knows_of_late_spans_is_looked_at_again(
+    tmp_path: Path, late_span: bool
+) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+
+    async def another_reads_on() -> None:
+        bench.append(span("a", "tool", parent="root") if late_span else answer("b"))
+        await bench.tick(Greets(), rescore_late=True, settle=timedelta(minutes=1))
+
+    await bench.tick(Interrupted(meanwhile=another_reads_on), rescore_late=True)
+    before = bench.states()
+    judge = Greets()
+    for _ in range(3):
+        bench.later(minutes=2)
+        await bench.tick(judge, rescore_late=True)
+
+    revisions = [0, 1] if late_span else [0]
+    assert before[Key("TRACE", trace_id("a"), "greets", "v1")].state == "scored"
+    assert before[Key("TRACE", trace_id("a"), revision=1)].state == "waiting"
+    assert judge.seen.count(trace_id("a")) == len(revisions) - 1
+    results = [key for key in bench.states() if key.scorer and key.target_id == trace_id("a")]
+    assert sorted(key.revision for key in results) == revisions
+    assert not look(bench.parts(judge)).work

@@ -15,6 +15,7 @@ TRIES = 6
 FIRST = {"forgetting_without_the_sinks": 1, "no_unit_rule": 17}
 """Where to begin, for mutants that only few histories notice."""
 SELDOM = {
+    "a_decision_ends_what_others_know_of_late_spans",
     "a_plan_brings_back_what_was_forgotten",
     "retention_by_age_alone",
     "a_session_stands_though_a_turn_came",
