@@ -62,24 +62,26 @@ class Disturbances:
         stores: Sequence[DeltaStore],
         law: Law,
         s3: S3 | None,
+        come: Callable[[], object],
         share: float,
         chance: random.Random,
     ) -> None:
-        """`share`: of how many workers something else is disturbed than that one is killed."""
+        """`come`: new spans. `share`: of how many workers something else is disturbed than that one is killed."""
         self._project = project
         self._guidelines = list(guidelines)
         self._stub = stub
         self._stores = stores
         self._law = law
         self._s3 = s3
+        self._come = come
         self._share = share
         self._random = chance
         for store in stores:
             store.open().set_properties(KEPT_NOTHING)
         if s3 is None:
             self._kinds = [
-                self._two_workers, self._two_clocks, self._eval_beside, self._moved_clock, self._upkeep_between,
-                self._upkeep_beside, self._failing_provider, self._other_guidelines, self._full_disk,
+                self._two_workers, self._two_clocks, self._two_read_on, self._eval_beside, self._moved_clock,
+                self._upkeep_between, self._upkeep_beside, self._failing_provider, self._other_guidelines, self._full_disk,
             ]  # fmt: skip
         else:
             self._kinds = [
@@ -104,6 +106,15 @@ class Disturbances:
         """The one that is ahead sees every lease as ended: both are at it."""
         workers = [(0.0, ("once",)), (120.0, ("once",))]
         return Disturbance(name="two workers, one's clock ahead", workers=workers)
+
+    def _two_read_on(self) -> Disturbance:
+        """What one of them has read is less than what the other reads."""
+        return Disturbance(
+            name="two workers, spans come beside",
+            workers=[(0.0, ("once",)), (120.0, ("once",))],
+            meanwhile=lambda _: self._come(),
+            at=self._random.choice(STEPS[:-1]),
+        )
 
     def _eval_beside(self) -> Disturbance:
         return Disturbance(name="eval beside", workers=[(0.0, ("once",)), (0.0, EVAL)])

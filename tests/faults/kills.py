@@ -29,13 +29,11 @@ from evaluator.tables.delta import DeltaStore
 from tests.faults.disturbances import Disturbance, Disturbances, Worker
 from tests.faults.law import Law
 from tests.faults.steps import ANNOTATIONS, LEDGER, STEPS, Bucket, Folder, Steps
-from tests.project import ONE_JUDGE, Project
+from tests.faults.traffic import LATE, SETTINGS, Traffic
+from tests.project import Project
 from tests.s3 import S3
 from tests.stub_provider import StubProvider, prompt_of
-from tests.traffic import answer, append, trace_id
 
-SCORERS = ("greets", "polite")
-GUIDELINES = (ONE_JUDGE, ONE_JUDGE.replace("must be polite", "must be very polite"))
 ROOT = Path(__file__).parents[2]
 LONGEST = 60.0
 """Seconds after which a command that was not killed counts as hung."""
@@ -48,17 +46,21 @@ ON_S3 = 20
 IMPATIENT = {"timeout": "2s", "connect_timeout": "1s", "retry_timeout": "6s"}
 
 Store = Literal["folder", "s3"]
+Asked = tuple[str, bool, bool]
+"""A call: the number of the question, by which guideline, and whether with the span that came late."""
 
 
 @dataclass(kw_only=True)
 class Outcome:
     """What series of kills came to: `moments` counts where the workers were when they died, `repeats` the calls that
-    were made once more for the same trace and guideline."""
+    were made once more for the same spans of a trace and the same guideline."""
 
     kills: int = 0
     runs: int = 0
     rests: int = 0
     traces: int = 0
+    sessions: int = 0
+    late: int = 0
     results: int = 0
     calls: int = 0
     repeats: int = 0
@@ -73,8 +75,8 @@ class Outcome:
         return (
             f"{self.kills} kills in {self.runs} runs of the command, at: {_told(self.moments)}. "
             f"Beside them: {_told(self.disturbances)}. "
-            f"{self.traces} traces, {self.results} results, {self.commits} commits of the ledger; {self.calls} calls, "
-            f"{self.repeats} of them once more after a disturbance. The law held after every commit and at {self.rests} "
+            f"{self.traces} traces, {self.late} of them with late spans, {self.sessions} sessions, {self.results} results, "
+            f"{self.commits} commits of the ledger; {self.calls} calls, {self.repeats} of them once more after a disturbance. The law held after every commit and at {self.rests} "
             "rests."
         )
 
@@ -85,6 +87,8 @@ class Series:
     def __init__(
         self, folder: Path, stub: StubProvider, seed: int, s3: S3 | None = None, *, disturbed: float = 0.5
     ) -> None:
+        """Every other seed has traffic of all kinds, which takes the commands longer."""
+        manifold = seed % 2 == 1
         self.outcome = Outcome()
         self._stub = stub
         self._random = random.Random(seed)
@@ -98,19 +102,23 @@ class Series:
         config: dict[str, Any] = {
             "tables": tables,
             "storage_options": {**options, **IMPATIENT} if options else {},
+            **(SETTINGS if manifold else {}),
         }
-        self.project = Project.create(folder, GUIDELINES[0], judge=judge, **config)
-        self._spans = DeltaStore(f"{tables}/agent_otel_spans", options)
+        self.project = Project.create(folder, judge=judge, **config)
+        spans = DeltaStore(f"{tables}/agent_otel_spans", options)
         self._ledger = DeltaStore(f"{tables}/{LEDGER}", options)
         annotations = DeltaStore(f"{tables}/{ANNOTATIONS}", options)
-        self.law = Law(self._spans, self._ledger, annotations)
+        self.law = Law(spans, self._ledger, annotations)
+        self._traffic = Traffic(spans, self.law, self._random, manifold=manifold)
+        self.project.guide(self._traffic.guidelines[0])
         self._disturbances = Disturbances(
             project=self.project,
-            guidelines=GUIDELINES,
+            guidelines=self._traffic.guidelines,
             stub=stub,
-            stores=(self._spans, self._ledger, annotations),
+            stores=(spans, self._ledger, annotations),
             law=self.law,
             s3=s3,
+            come=lambda: self._traffic.come(self._random.randint(1, 3)),
             share=disturbed,
             chance=self._random,
         )
@@ -123,7 +131,7 @@ class Series:
         """New traces, a worker or two, and the end of one at some moment; one that was done before does not count."""
         disturbance, moment, pause = self._disturbances.draw(), *self._moment()
         try:
-            self._append(self._random.randint(1, 6))
+            self._traffic.come(self._random.randint(1, 6))
             disturbance.before()
             self._steps.look()
             workers = [self._start(*how) for how in disturbance.workers]
@@ -156,9 +164,10 @@ class Series:
         assert (told["traces"], told["results"], told["calls"]) == (0, 0, 0), (
             f"it does not come to rest: {told}"
         )
-        self.law.at_rest([trace_id(f"t{index}") for index in range(self.outcome.traces)], SCORERS)
+        self.law.at_rest(self._traffic.wanted)
         outcome = self.outcome
         outcome.rests += 1
+        outcome.traces, outcome.sessions, outcome.late = self._traffic.counts
         outcome.calls, outcome.repeats = self._calls.count, self._calls.repeats
         outcome.commits = self.law.mirror.commits
         outcome.results = sum(row.state == "scored" for row in self.law.mirror.rows)
@@ -166,16 +175,9 @@ class Series:
     def check_currency(self) -> None:
         """Of what stands in the annotations, one result of each trace and scorer is current."""
         counted = self.project.sql("select count(*) filter (is_current) as n from assessments")
-        assert counted == [{"n": self.outcome.traces * len(SCORERS)}], counted
+        assert counted == [{"n": len(self._traffic.wanted)}], counted
 
     # --- inside
-
-    def _append(self, count: int) -> None:
-        """Traces whose prompts are no other ones', so that the stub's requests tell how often each was asked."""
-        numbers = range(self.outcome.traces, self.outcome.traces + count)
-        rows = [answer(f"t{number}", request=f"Question {number}?") for number in numbers]
-        self.law.brought(append(self._spans, rows), rows)
-        self.outcome.traces += count
 
     def _moment(self) -> tuple[str, float]:
         """A step and how long after it; or some time after the worker has begun, or a moment before."""
@@ -266,8 +268,8 @@ class Calls:
 
     def __init__(self) -> None:
         self.count = 0
-        self._asked: Counter[tuple[str, bool]] = Counter()
-        self._sure: set[tuple[str, bool]] = set()
+        self._asked: Counter[Asked] = Counter()
+        self._sure: set[Asked] = set()
 
     @property
     def repeats(self) -> int:
@@ -275,11 +277,11 @@ class Calls:
 
     def settle(self, requests: Sequence[Any], most: int, *, sure: bool) -> None:
         """The requests that came until the end of some workers: each at most so often, and none that was `sure`ly kept."""
-        asked: Counter[tuple[str, bool]] = Counter()
+        asked: Counter[Asked] = Counter()
         for request in requests[self.count :]:
             prompt = prompt_of(request)
             if found := re.search(r"Question (\d+)\?", prompt):  # others only ask whether somebody is there
-                asked[found[1], "very polite" in str(request["messages"])] += 1
+                asked[found[1], "very polite" in str(request["messages"]), LATE in prompt] += 1
         self.count = len(requests)
         often = [key for key, times in asked.items() if times > most]
         assert not often, f"11: asked more than {most} times: {often[:3]}"

@@ -1,7 +1,7 @@
 """The law over the real tables: every commit of the ledger by the protocol's invariants, and what holds at rest."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -10,9 +10,12 @@ import pyarrow.compute as pc
 from evaluator.tables.actions import commit_path
 from evaluator.tables.annotations import annotation_id
 from evaluator.tables.delta import DeltaStore
-from evaluator.tables.rows import COLUMNS, Row, from_arrow
+from evaluator.tables.rows import COLUMNS, Row, from_arrow, newest_of_each
 from tests.faults.mirror import Mirror, check
 from tests.faults.steps import transactions_of
+
+Wanted = Mapping[tuple[str, str, str], bool | None]
+"""What each scorer has to say in the end, by the target's type, its id and the scorer's name; None where any will do."""
 
 
 class Law:
@@ -46,8 +49,8 @@ class Law:
                 self.mirror.commit(rows, guarded)
         self._version, self._seq = snapshot.version, snapshot.transaction("seq") or 0
 
-    def at_rest(self, traces: Collection[str], scorers: Collection[str]) -> None:
-        """What holds when nothing is left to do: one result and one annotation for every trace and scorer."""
+    def at_rest(self, wanted: Wanted) -> None:
+        """What holds when nothing is left to do: one result and one annotation for every target and scorer."""
         self.follow()
         ledger, annotations = self._ledger.open(), self._annotations.open()
         rows = from_arrow(ledger.query(f"select {', '.join(COLUMNS)} from t"))
@@ -55,14 +58,23 @@ class Law:
         check(Counter(rows_of(rows)) == Counter(rows_of(self.mirror.rows)), "12: the table holds other rows")
         newest = self.mirror.latest.values()
         check(not [row for row in newest if row.due], "7: there are open rows")
-        done = Counter(row.target_id for row in targets if row.state == "done")
-        check(done == Counter(traces), f"7: not every trace is done once: {_odd(done, traces)}")
-        scored = [row for row in targets if row.state == "scored"]
-        self._scored(scored, {(trace, name) for trace in traces for name in scorers})
-        published = annotations.query("select annotation_id, value from t").to_pylist()
+        done = Counter(row.key for row in targets if row.state == "done" and self.mirror.first_told(row))
+        twice = [key for key, times in done.items() if times > 1]
+        check(not twice, f"2: decided twice: {twice[:3]}")
+        decided = {(key.target_type, key.target_id) for key in done}
+        due = {(kind, target) for kind, target, _ in wanted if kind != "SPAN"}
+        check(decided == due, f"7: not decided or not there: {sorted(decided ^ due)[:3]}")
+        for row in newest_of_each("SESSION", self.mirror.latest).values():
+            self.mirror.covers(row)
+        scored = sorted((row for row in targets if row.state == "scored"), key=lambda row: row.seq)
+        self._scored(scored, wanted)
+        query = "select annotation_id, updated_at, value from t order by updated_at"
+        published = annotations.query(query).to_pylist()
         told = {annotation_id(row.target, row.scorer or "", row.version or ""): row.value for row in scored}
-        check(len(published) == len(told), f"9: {len(published)} annotations of {len(told)} results")
+        times = Counter((row["annotation_id"], row["updated_at"]) for row in published)
+        check(max(times.values()) == 1, f"9: an annotation twice: {times.most_common(1)}")
         check({row["annotation_id"]: row["value"] for row in published} == told, "9: other annotations")
+        check(len(published) <= len(scored), f"9: {len(published)} annotations of {len(scored)} results")
         reached = annotations.transaction(ledger.table_id)
         check(reached == ledger.transaction("seq"), f"9: annotations reach {reached}")
         read, brought = self.mirror.cursor, max(self.mirror.content)
@@ -71,13 +83,17 @@ class Law:
             brought: self.mirror.content[brought]
         }  # what is decided need not be looked at again
 
-    def _scored(self, scored: Sequence[Row], wanted: set[tuple[str, str]]) -> None:
+    def _scored(self, scored: Sequence[Row], wanted: Wanted) -> None:
         versions = Counter(row.key for row in scored)
         check(max(versions.values()) == 1, f"2: scored twice: {versions.most_common(1)}")
-        live = Counter((row.target_id, row.scorer) for row in scored if row.scope == "live")
+        live = Counter(row.key._replace(version=None) for row in scored if row.scope == "live")
         check(max(live.values()) == 1, f"8: live scored by two versions: {live.most_common(1)}")
-        have = {(row.target_id, row.scorer) for row in scored}
-        check(have == wanted, f"7: {len(wanted - have)} results are lost, {len(have - wanted)} too many")
+        ordered = sorted(scored, key=lambda row: (row.revision, row.seq))
+        last = {(row.target_type, row.target_id, row.scorer or ""): row.passed for row in ordered}
+        lost, more = wanted.keys() - last.keys(), last.keys() - wanted.keys()
+        check(not lost and not more, f"7: {len(lost)} results are lost, {len(more)} too many")
+        other = [one for one, passed in wanted.items() if passed is not None and last[one] != passed]
+        check(not other, f"late: judged without what came late: {other[:3]}")
 
     def _actions(self, version: int) -> list[dict[str, Any]]:
         filesystem = self._ledger.filesystem(self._ledger.location())
@@ -88,8 +104,3 @@ class Law:
 def rows_of(rows: Sequence[Row]) -> list[tuple[object, ...]]:
     """What makes each row this one."""
     return [(row.seq, *row.key, row.state, row.value) for row in rows]
-
-
-def _odd(done: Counter[str], traces: Collection[str]) -> list[tuple[str, int]]:
-    """The first few that are not there once."""
-    return [(trace, done[trace]) for trace in {*done, *traces} if done[trace] != 1][:3]
