@@ -18,6 +18,7 @@ LONGEST_TRACE = timedelta(days=1)
 SPANS = "spans"
 """The metadata of a decided trace: which spans it was decided with."""
 GONE = "its spans are no longer in the table"
+OUT_OF_SCOPE = "what is left of it ended before scoring begins"
 NOTHING_NEW = "no turn came since it was judged"
 SUPERSEDED = "a newer revision stands in its place"
 GIVEN_UP_AFTER = timedelta(days=7)
@@ -139,12 +140,14 @@ def is_near(span: Span, start: datetime | None) -> bool:
 
 def has_grown(done: Row, pending: Pending) -> bool:
     """Whether a decided trace has other spans than it was decided with; nobody knows of one that an older version decided."""
+    if done.reason == GONE:
+        return bool(pending.spans)
     told = orjson.loads(done.metadata or "{}").get(SPANS)
     return told is not None and told != spans_told(pending)
 
 
 def still_done_row(done: Row, wait: Row) -> Row:
-    """What ends a wait of a trace that is decided and stays so: its decision, told again where the wait lies."""
+    """What ends the wait for late spans of a trace that was decided long ago: its decision, told again in its place."""
     return replace(done, day=wait.day, revision=wait.revision)
 
 
@@ -269,16 +272,17 @@ def gone_row(old: Row, *, run_id: str) -> Row:
     )
 
 
-def gone_row_of_target(old: Row, in_force: Mapping[str, str], *, run_id: str) -> Row:
-    """A waiting trace or session of which the spans table holds nothing any more: decided, with nothing to judge."""
+def gone_row_of_target(old: Row, in_force: Mapping[str, str], *, run_id: str, reason: str = GONE) -> Row:
+    """A waiting trace or session of which the spans table holds nothing (in scope) any more: decided, with nothing to
+    judge."""
     return replace(
         old,
         state="done",
-        reason=GONE,
+        reason=reason,
         due=None,
         commits=(),
         set=orjson.dumps(in_force).decode(),
-        skipped=orjson.dumps(dict.fromkeys(in_force, GONE)).decode(),
+        skipped=orjson.dumps(dict.fromkeys(in_force, reason)).decode(),
         run_id=run_id,
     )
 
@@ -302,9 +306,13 @@ def days_around(pendings: Iterable[Pending]) -> set[date]:
     for pending in pendings:
         for moment in (pending.earliest, pending.latest):
             if moment is not None and 1970 < moment.year < 9000:
-                day = moment.astimezone(UTC).date()
-                days |= {day - timedelta(days=1), day, day + timedelta(days=1)}
+                days |= days_beside([moment.astimezone(UTC).date()])
     return days
+
+
+def days_beside(days: Iterable[date]) -> set[date]:
+    """Some days, and one on either side of each."""
+    return {day + timedelta(days=by) for day in days for by in (-1, 0, 1)}
 
 
 def assessment_of(row: Row) -> Assessment | None:

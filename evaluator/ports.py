@@ -141,9 +141,12 @@ class Book(Protocol):
         *,
         moved: Moved | None = None,
         floor: datetime | None = None,
-        rescore_late: bool = False,
+        decisions_yield: bool = False,
     ) -> list[Row]:
-        """Commit units whole or not at all, under one guard, with the cursor; the rows that were written."""
+        """Commit units whole or not at all, under one guard, with the cursor; the rows that were written.
+
+        `decisions_yield`: decisions on traces give way to what others wrote meanwhile that these wait for.
+        """
         ...
 
 

@@ -1,13 +1,15 @@
 """What arrived since the cursor: put together, waited for, decided."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 from evaluator.dataset.records import record_of_trace
 from evaluator.dataset.selection import Selection, select
 from evaluator.decisions import (
+    OUT_OF_SCOPE,
     days_around,
+    days_beside,
     done_row,
     gone_row_of_target,
     has_grown,
@@ -42,6 +44,8 @@ class Arrivals:
         self._parts = work.parts
         self._revisions: dict[str, int] = {}
         """Of the traces to which late spans came: as which revision they are decided anew."""
+        self._brought: set[str] = set()
+        """The traces of which the batch in hand has spans."""
 
     async def decide(self) -> None:
         """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
@@ -55,6 +59,7 @@ class Arrivals:
                 )
             now = batch.upto_at if batch.more else self._parts.clock()
             mine = [arrival for arrival in batch.arrivals if self._parts.shard.holds(arrival.span.trace_id)]
+            self._brought = {arrival.span.trace_id for arrival in mine}
             found = await work.in_thread(self._put_together, gather(mine), now, batch.more)
             ready, waiting = self._split(found, now)
             moved = None
@@ -135,59 +140,52 @@ class Arrivals:
         states = work.book.states(found, days)
         floor = work.book.floor
         newest_of = newest_of_each("TRACE", states)
-        undecided, late, again = {}, {}, {}
+        undecided, late = {}, {}
+        ended: list[Unit] = []
         for trace_id, pending in found.items():
             newest = newest_of.get(trace_id)
             if newest is not None and newest.state == "done":
                 late[trace_id] = pending
+            elif newest is not None and newest.revision:
+                self._revisions[trace_id] = newest.revision
+                undecided[trace_id] = replace(pending, commits=())
             elif floor is None or pending.latest is None or pending.latest >= floor:
                 self._revisions.pop(trace_id, None)
-                if newest is not None and newest.revision:
-                    self._revisions[trace_id] = newest.revision
-                    again[trace_id] = pending
-                else:
-                    undecided[trace_id] = pending
-        decided = self._decisions(again, days)
-        undecided |= {
-            trace_id: replace(pending, commits=())
-            for trace_id, pending in again.items()
-            if trace_id not in decided
-        }
-        if self._parts.rescore_late:
-            decided |= self._decided_lately(late, days)
-        late |= again
-        undecided |= self._grown(late, decided)
-        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in undecided}
+                undecided[trace_id] = pending
+            elif wait := work.waiting.get(trace_id):
+                gone = gone_row_of_target(wait, work.in_force, run_id=work.run_id, reason=OUT_OF_SCOPE)
+                ended.append([gone])
+        grown = self._grown(late, days) if self._parts.rescore_late else {}
+        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in grown}
         work.summary.late += len(late)
-        _, ended = self._decided_before([trace_id for trace_id in late if trace_id in work.waiting])
-        work.commit(ended)
-        return undecided
+        _, told_again = self._decided_before([trace_id for trace_id in late if trace_id in work.waiting])
+        work.commit([*ended, *told_again])
+        return undecided | grown
 
-    def _decisions(self, trace_ids: Collection[str], days: set[date]) -> dict[str, Row]:
-        """The newest decision on each of some traces, from these days or, else, from any."""
-        decided = newest_of_each("TRACE", self._work.book.decided(trace_ids, days))
-        elsewhere = [trace_id for trace_id in trace_ids if trace_id not in decided]
-        return decided | newest_of_each("TRACE", self._work.book.decided(elsewhere))
-
-    def _decided_lately(self, late: Mapping[str, Pending], days: set[date]) -> dict[str, Row]:
-        """The decisions on the traces to which spans came soon enough to have them decided anew."""
-        decided = newest_of_each("TRACE", self._work.book.decided(late, days))
+    def _grown(self, late: Mapping[str, Pending], days: set[date]) -> dict[str, Pending]:
+        """The decided traces to which spans came soon enough to have them decided anew, whole."""
         window = self._parts.late_window
-        return {
-            trace_id: done
-            for trace_id, done in decided.items()
-            if done.at and late[trace_id].first <= done.at + window
+        decided = self._decisions(late, days)
+        soon = {
+            trace_id: pending
+            for trace_id, pending in late.items()
+            if trace_id in decided and (at := decided[trace_id].at) and pending.first <= at + window
         }
-
-    def _grown(self, late: Mapping[str, Pending], decided: Mapping[str, Row]) -> dict[str, Pending]:
-        """The traces with other spans than they were decided with, whole."""
-        known = {trace_id: pending for trace_id, pending in late.items() if trace_id in decided}
         grown = {}
-        for trace_id, whole in self._whole(known, decided).items():
+        for trace_id, whole in self._whole(soon, decided).items():
             if has_grown(decided[trace_id], whole):
                 self._revisions[trace_id] = decided[trace_id].revision + 1
                 grown[trace_id] = whole
         return grown
+
+    def _decisions(self, trace_ids: Collection[str], days: Set[date]) -> dict[str, Row]:
+        """The newest decision on each of some traces of which these days know: a newer one may lie a day further on."""
+        while True:
+            decided = newest_of_each("TRACE", self._work.book.decided(trace_ids, days))
+            wider = days | days_beside(row.day for row in decided.values())
+            if wider == days:
+                return decided
+            days = wider
 
     def _whole(self, parts: Mapping[str, Pending], decided: Mapping[str, Row]) -> dict[str, Pending]:
         """Some decided traces with all of their spans, found by time; when they arrived is told by the parts."""
@@ -338,9 +336,14 @@ class Arrivals:
         return assignments
 
     def _changed(self, row: Row) -> bool:
-        """Whether a waiting row says something that the ledger does not say yet."""
+        """Whether a waiting row says something that the ledger does not say yet.
+
+        Of a trace that was decided before it names no commits: that spans came is news by itself, to whoever is just
+        deciding the trace without them.
+        """
         known = self._work.waiting.get(row.target_id)
-        return known is None or _wait(known) != _wait(row)
+        more = row.revision > 0 and row.target_id in self._brought
+        return known is None or more or _wait(known) != _wait(row)
 
 
 def _wait(row: Row) -> tuple[object, ...]:

@@ -128,7 +128,7 @@ class Work:
         if not units and moved is None:
             return
         units = self._with_sessions(units)
-        written = self.book.commit(units, moved=moved, rescore_late=self.parts.rescore_late)
+        written = self.book.commit(units, moved=moved, decisions_yield=self.parts.rescore_late)
         for row in written:
             if row.scorer is None:
                 self._remember(row)
@@ -139,11 +139,11 @@ class Work:
         ended = {row.key for row in written if row.state == "replaced"}
         if ended:
             self.due = [row for row in self.due if row.key not in ended]
-        keys = {row.key for row in written}
-        if not all(row.key in keys for unit in units for row in unit):
+        written_keys = {row.key for row in written}
+        if not all(row.key in written_keys for unit in units for row in unit):
             # Others wrote meanwhile, or the reply to a commit was lost.
             self.overtaken = self.overtaken or any(
-                unit[0].state == "done" and unit[0].key not in keys for unit in units
+                unit[0].state == "done" and unit[0].key not in written_keys for unit in units
             )
             self._look_at_what_is_open()
 

@@ -35,7 +35,6 @@ from evaluator.tables.rows import (
     rebase,
     stamped,
     to_arrow,
-    to_look_at_again,
     waits_stand,
 )
 from evaluator.tables.schemas import LEDGER
@@ -242,28 +241,24 @@ class Book(Integers):
         *,
         moved: Moved | None = None,
         floor: datetime | None = None,
-        rescore_late: bool = False,
+        decisions_yield: bool = False,
     ) -> list[Row]:
         """Commit a plan that was made on this book; those of its rows that were written, which may be fewer or none.
 
-        `rescore_late`: a trace of which others may know more than its decision is looked at again, which adds a row.
-
         On a conflict the plan is rebased on what the others decided and committed again (C2); nobody is
-        asked again for what is in it. The cursor never goes back (C3), and stays where it is when a waiting
+        asked again for what stays in it (`decisions_yield`: see `rebase`). The cursor never goes back (C3), and stays where it is when a waiting
         row of the plan yields: its spans have to be read again. Raises TableError.
         """
         while True:
             units = self._without_forgotten(units)
             if self._sessions_since:
                 units = [gone_on(unit, self._sessions_since) for unit in units]
-            rows = rebase(units, self._since)
+            rows = rebase(units, self._since, decisions_yield=decisions_yield)
             marks = self._marks(moved if waits_stand(units, self._since) else None, floor)
             if not rows and not marks:
                 return []
             seq = self.seq + 1
             at = self._time()
-            if rescore_late:
-                rows += to_look_at_again(rows, self._since, at)
             opened = self._open_after(rows, seq)
             marks |= self._guard(seq, at)
             marks[OPEN] = min(opened.values(), default=seq)

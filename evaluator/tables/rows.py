@@ -3,7 +3,7 @@
 Source of the rules: the ledger's protocol (R5, R6); the numbers in the comments are its own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -184,56 +184,33 @@ def newest_of_each(kind: str, states: Mapping[Key, Row]) -> dict[str, Row]:
     return {row.target_id: row for row in sorted(of_kind, key=lambda row: row.revision)}
 
 
-def rebase(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> list[Row]:
+def rebase(
+    units: Iterable[Unit], tail: Mapping[Key, Sequence[State]], *, decisions_yield: bool = False
+) -> list[Row]:
     """What is left of a plan after others committed `tail` (the states of the rows since, by key).
 
     R5: a final row yields to a final row of its key, any other row to any row of its key; a plan holds one
     row a key. R6: when the first row of a unit (done, replaced) yields, the whole unit does. A decision on a session
-    yields to any row of its key: a turn came, and it is judged anew with it. The wait of a session, within the unit of
-    a turn, yields to nothing (see `gone_on`).
+    yields to any row of its key: a turn came, and it is judged anew with it. So does, with `decisions_yield`, that on a
+    trace: whoever wrote that it waits may know a span more. The wait of a session, within the unit of a turn, yields to
+    nothing (see `gone_on`).
     """
     kept: list[Row] = []
     mine: set[Key] = set()
+    wary = ("TRACE", "SESSION") if decisions_yield else ("SESSION",)
     for unit in units:
         head, *rest = unit
-        if _yields(head, tail.get(head.key, ())):
+        if _yields(head, tail.get(head.key, ()), wary):
             if head.state in ("done", "replaced"):
                 continue
         elif head.key not in mine:
             mine.add(head.key)
             kept.append(head)
         for row in rest:
-            if row.key not in mine and (row.goes_on or not _yields(row, tail.get(row.key, ()))):
+            if row.key not in mine and (row.goes_on or not _yields(row, tail.get(row.key, ()), wary)):
                 mine.add(row.key)
                 kept.append(row)
     return kept
-
-
-def to_look_at_again(rows: Iterable[Row], tail: Mapping[Key, Sequence[State]], at: datetime) -> list[Row]:
-    """The waits, as their next revision, of the traces that rows about to be committed decide though others wrote since
-    that they wait (`tail`, as in `rebase`).
-
-    Those others may have read spans that the decision knows nothing of, and have passed them with the cursor. Which, is
-    found by time.
-    """
-    return [
-        Row(
-            day=row.day,
-            scope=row.scope,
-            target_type=row.target_type,
-            target_id=row.target_id,
-            trace_id=row.trace_id,
-            revision=row.revision + 1,
-            state="waiting",
-            reason="settling",
-            due=at,
-            first=row.first,
-            last=at,
-            trace_start=row.trace_start,
-        )
-        for row in rows
-        if row.target_type == "TRACE" and row.state == "done" and "waiting" in tail.get(row.key, ())
-    ]
 
 
 def gone_on(unit: Unit, since: Mapping[Key, Row]) -> Unit:
@@ -279,8 +256,9 @@ def waits_stand(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> b
     return not any(unit[0].state == "waiting" and tail.get(unit[0].key) for unit in units)
 
 
-def _yields(row: Row, since: Sequence[State]) -> bool:
-    if row.state in FINAL and not (row.target_type == "SESSION" and row.scorer is None):
+def _yields(row: Row, since: Sequence[State], wary: Collection[str]) -> bool:
+    """Whether a row yields; decisions on `wary` types of targets do so to any row."""
+    if row.state in FINAL and not (row.target_type in wary and row.scorer is None):
         return any(state in FINAL for state in since)
     return bool(since)
 

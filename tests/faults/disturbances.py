@@ -66,7 +66,7 @@ class Disturbances:
         share: float,
         chance: random.Random,
     ) -> None:
-        """`come`: new spans. `share`: of how many workers something else is disturbed than that one is killed."""
+        """`come` has new spans arrive. `share`: of how many workers something else is disturbed than that one is killed."""
         self._project = project
         self._guidelines = list(guidelines)
         self._stub = stub

@@ -75,9 +75,10 @@ class Outcome:
         return (
             f"{self.kills} kills in {self.runs} runs of the command, at: {_told(self.moments)}. "
             f"Beside them: {_told(self.disturbances)}. "
-            f"{self.traces} traces, {self.late} of them with late spans, {self.sessions} sessions, {self.results} results, "
-            f"{self.commits} commits of the ledger; {self.calls} calls, {self.repeats} of them once more after a disturbance. The law held after every commit and at {self.rests} "
-            "rests."
+            f"{self.traces} traces, {self.late} of them with late spans, {self.sessions} sessions, "
+            f"{self.results} results, {self.commits} commits of the ledger; "
+            f"{self.calls} calls, {self.repeats} of them once more after a disturbance. "
+            f"The law held after every commit and at {self.rests} rests."
         )
 
 

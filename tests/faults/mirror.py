@@ -198,9 +198,7 @@ class Mirror:
         """Whether a decision is told again, word by word, to end the wait for late spans."""
         known = self.latest.get(row.key)
         told = any(
-            replace(row, seq=old.seq, at=old.at, day=old.day, revision=old.revision) == old
-            for revision in range(row.revision + 1)
-            for old in self._done.get(row.key._replace(revision=revision), [])
+            replace(row, seq=old.seq, at=old.at, day=old.day) == old for old in self._done.get(row.key, [])
         )
         return told and known is not None and known.state == "waiting"
 

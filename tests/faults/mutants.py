@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -65,7 +65,7 @@ KINDS = ("live", "evaluation", "retrying")
 
 def no_yield() -> list[Any]:
     """A plan's rows stand, whatever others decided since."""
-    return [patch.object(rows, "_yields", lambda row, since: False)]
+    return [patch.object(rows, "_yields", lambda row, since, wary: False)]
 
 
 def no_rebase() -> list[Any]:
@@ -96,8 +96,8 @@ def open_forgotten() -> list[Any]:
 def no_unit_rule() -> list[Any]:
     """When the head of a unit yields, the rest of it is committed all the same."""
 
-    def rebase(units: Sequence[Unit], tail: Mapping[Key, Sequence[State]]) -> list[Row]:
-        return rows.rebase([[row] for unit in units for row in unit], tail)
+    def rebase(units: Sequence[Unit], tail: Mapping[Key, Sequence[State]], **how: bool) -> list[Row]:
+        return rows.rebase([[row] for unit in units for row in unit], tail, **how)
 
     return [patch.object(ledger, "rebase", rebase)]
 
@@ -155,8 +155,8 @@ def cursor_passes_a_wait_that_yields() -> list[Any]:
 
 
 def a_decision_ends_what_others_know_of_late_spans() -> list[Any]:
-    """A trace is not looked at again though another worker read spans of it that its decision lacks."""
-    return [patch.object(ledger, "to_look_at_again", lambda rows, tail, at: [])]
+    """A trace is decided though another worker, meanwhile, has read spans of it that its decision lacks."""
+    return [patch.object(ledger, "rebase", lambda units, tail, **_: rows.rebase(units, tail))]
 
 
 def blind_after_its_own_commit() -> list[Any]:
@@ -219,7 +219,7 @@ def spans_are_not_looked_up() -> list[Any]:
 def a_session_stands_though_a_turn_came() -> list[Any]:
     """The decision on a session yields to another decision only, as that on a trace does."""
 
-    def yields(row: Row, since: Sequence[State]) -> bool:
+    def yields(row: Row, since: Sequence[State], wary: Collection[str]) -> bool:
         return any(state in rows.FINAL for state in since) if row.state in rows.FINAL else bool(since)
 
     return [patch.object(rows, "_yields", yields)]

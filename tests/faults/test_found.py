@@ -1,8 +1,9 @@
 """What the histories found, each told once by itself."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -162,39 +163,116 @@ async def test_a_span_days_from_a_decided_trace_does_not_have_it_decided_again(
 
 @dataclass
 class Interrupted(Greets):
-    """It judges while something else happens, once."""
+    """It judges while something else happens, once; `spans` are how many each trace had."""
 
     meanwhile: Callable[[], Awaitable[object]] | None = None
+    spans: list[int] = field(default_factory=list)
 
     async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
         happens, self.meanwhile = self.meanwhile, None
         if happens is not None:
             await happens()
+        self.spans += [len(record.trace.steps) for record in records]
         return await super().score(records)
 
 
-@pytest.mark.parametrize("late_span", [True, False])
-async def test_a_decision_over_what_another_worker_knows_of_late_spans_is_looked_at_again(
-    tmp_path: Path, late_span: bool
-) -> None:
+async def test_what_another_worker_has_read_meanwhile_is_judged_too(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.append(answer("a"))
 
     async def another_reads_on() -> None:
-        bench.append(span("a", "tool", parent="root") if late_span else answer("b"))
+        bench.append(span("a", "tool", parent="root"))
         await bench.tick(Greets(), rescore_late=True, settle=timedelta(minutes=1))
 
-    await bench.tick(Interrupted(meanwhile=another_reads_on), rescore_late=True)
-    before = bench.states()
-    judge = Greets()
+    judge = Interrupted(meanwhile=another_reads_on)
     for _ in range(3):
+        await bench.tick(judge, rescore_late=True)
         bench.later(minutes=2)
+
+    assert judge.spans == [1, 2]
+    assert [key.revision for key in bench.states() if key.scorer] == [0]
+    assert not look(bench.parts(judge)).work
+
+
+def stamped_as(table: str, version: int, *, like: int) -> None:
+    """Give a commit the time of another."""
+    commit, other = (Path(table) / "_delta_log" / f"{one:020d}.json" for one in (version, like))
+    at = re.compile(r'("commitInfo":\{"timestamp":|"inCommitTimestamp":)\d+')
+    stamps = {found[1]: found[0] for found in at.finditer(other.read_text())}
+    assert stamps
+    commit.write_text(at.sub(lambda found: stamps[found[1]], commit.read_text()))
+
+
+async def test_a_late_span_that_another_worker_has_read_meanwhile_is_judged_too(tmp_path: Path) -> None:
+    """Though its commit is of an older clock, so that the trace's wait says nothing new."""
+    bench = Bench(tmp_path)
+    bench.now = datetime.now(UTC) + timedelta(hours=1)  # after the commits: what arrives has their times
+    settings = {"rescore_late": True, "settle": timedelta(hours=2), "max_wait": timedelta(days=1)}
+    bench.append(answer("a"))
+    await bench.tick(Greets(), rescore_late=True)
+    bench.append(span("a", "one", parent="root"))
+    await bench.tick(Greets(), **settings)
+
+    async def another_reads_on() -> None:
+        of_older_clock = bench.append(span("a", "two", parent="root"))
+        stamped_as(bench.spans_store.uri, of_older_clock, like=of_older_clock - 1)
+        bench.later(hours=-2)
+        await bench.tick(Greets(), **settings)
+        bench.later(hours=2)
+
+    judge = Interrupted(meanwhile=another_reads_on)
+    for _ in range(3):
+        bench.later(hours=2)
+        await bench.tick(judge, **settings)
+
+    assert judge.spans == [2, 3]
+    assert sorted(key.revision for key in bench.states() if key.scorer) == [0, 1]
+    assert not look(bench.parts(judge)).work
+
+
+async def test_a_wait_of_which_only_what_is_out_of_scope_is_left_ends(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(span("a", "old", parent="root", at=NOON - timedelta(hours=3)))
+    bench.append(answer("a", at=NOON - timedelta(minutes=1)))
+    judge = Greets()
+    await bench.tick(judge, start=timedelta(hours=1), settle=timedelta(minutes=1))
+    table = DeltaTable(bench.spans_store.uri)
+    table.delete("name = 'root'")
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    bench.later(minutes=2)
+
+    await bench.tick(judge, settle=timedelta(minutes=1))
+
+    [decision] = [row for key, row in bench.states().items() if key.scorer is None]
+    assert (decision.state, judge.seen) == ("done", [])
+    assert not look(bench.parts(judge)).work
+
+
+async def test_a_trace_that_was_gone_and_came_again_is_judged_with_rescore_late(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    judge = Greets()
+    await bench.tick(judge, rescore_late=True, settle=timedelta(minutes=1))
+    table = DeltaTable(bench.spans_store.uri)
+    table.delete()
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    bench.later(minutes=2)
+    await bench.tick(judge, rescore_late=True)
+    bench.append(answer("a"))
+
+    await bench.tick(judge, rescore_late=True)
+
+    assert judge.seen == [trace_id("a")]
+
+
+async def test_no_revision_is_decided_twice_where_the_trace_lies_on_three_days(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    midnight = NOON.replace(hour=0)
+    judge = Greets()
+    for name, at in (("root", 30), ("before", -60), ("after", 24 * 60 + 15)):
+        parent = None if name == "root" else "root"
+        bench.append(span("a", name, parent=parent, at=midnight + timedelta(minutes=at)))
         await bench.tick(judge, rescore_late=True)
 
-    revisions = [0, 1] if late_span else [0]
-    assert before[Key("TRACE", trace_id("a"), "greets", "v1")].state == "scored"
-    assert before[Key("TRACE", trace_id("a"), revision=1)].state == "waiting"
-    assert judge.seen.count(trace_id("a")) == len(revisions) - 1
-    results = [key for key in bench.states() if key.scorer and key.target_id == trace_id("a")]
-    assert sorted(key.revision for key in results) == revisions
-    assert not look(bench.parts(judge)).work
+    decisions = bench.ledger.open().table("scorer is null and state = 'done' and target_type = 'TRACE'")
+    assert decisions.column("revision").to_pylist() == [0, 1]

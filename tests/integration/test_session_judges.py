@@ -121,3 +121,20 @@ def test_late_spans_are_judged_again_where_that_is_configured(tmp_path: Path, st
     assert told["traces"] == 1
     [small] = project.run("explain", trace_id("one"), "--json").json()["scorers"][-1:]
     assert (small["revision"], small["passed"]) == (1, False)
+
+
+def test_a_judged_session_is_told_of_while_a_turn_waits_for_late_spans(
+    tmp_path: Path, stub: StubProvider
+) -> None:
+    project = a_project(tmp_path, stub, rescore_late=True)
+    project.append(a_turn("one"))
+    project.run("once")
+    project.configure(settle="1h")
+    project.append(span("one", "late", parent="root"))
+    project.run("once")
+
+    told = project.run("explain", trace_id("one"), "--json").json()
+
+    assert (told["state"], told["session_id"]) == ("waiting", "s")
+    assert told["session"].startswith("decided")
+    assert {one["state"] for one in told["scorers"] if one["scorer"] == "greets"} == {"scored"}
