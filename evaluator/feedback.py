@@ -121,6 +121,21 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """A trace that was erased, with its spans, for good; or a session, up to a revision: it may have gone on since."""
+
+    target: Target
+    revision: int = 0
+
+    def covers(self, target: Target, revision: int) -> bool:
+        """Whether a result is one of those that were erased."""
+        if self.target.type == "SESSION":
+            same = (target.type, target.target_id) == ("SESSION", self.target.target_id)
+            return same and revision <= self.revision
+        return target.trace_id == self.target.trace_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assessment:
     """A final result as the ledger holds it: scored, or finally unscored."""
 

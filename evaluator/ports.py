@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
-from evaluator.feedback import Target
+from evaluator.feedback import Erased
 from evaluator.shards import Shard
 from evaluator.tables.rows import Key, Moved, Row, Unit
 from evaluator.traces.assembly import Arrival
@@ -128,8 +128,8 @@ class Book(Protocol):
         """The newest row of each result key among those with cursor < seq <= upto."""
         ...
 
-    def forgotten(self, cursor: int, upto: int) -> list[Target]:
-        """The targets that the commits with cursor < seq <= upto erased."""
+    def forgotten(self, cursor: int, upto: int) -> list[Erased]:
+        """What the commits with cursor < seq <= upto erased."""
         ...
 
     def notes(self) -> dict[str, Row]: ...

@@ -36,9 +36,13 @@ EVER = (date(1970, 1, 1), date(9999, 12, 31))
 
 @dataclass(slots=True, kw_only=True)
 class _Found:
-    """A session's turns: when each began, and what the ledger tells of those that live has decided."""
+    """A session's turns: when each began, and what the ledger tells of those that live has decided.
+
+    What was said of it up to the revision `erased` was forgotten.
+    """
 
     session_id: str
+    erased: int = -1
     starts: dict[str, datetime] = field(default_factory=dict)
     decided: dict[str, Row] = field(default_factory=dict)
 
@@ -74,11 +78,14 @@ def _find(work: Work) -> tuple[list[_Found], dict[ResultKey, Row]]:
     """The sessions whose first trace began in the range, as far as the spans around it and the ledger know, and what was
     said of them."""
     within = work.within
-    forgotten = {target.target_id for target in work.book.forgotten(0, work.book.seq)}
+    erased = work.book.forgotten(0, work.book.seq)
+    forgotten = {one.target.trace_id for one in erased if one.target.type == "TRACE"}
+    upto = {one.target.target_id: one.revision for one in erased if one.target.type == "SESSION"}
     sessions: dict[str, _Found] = {}
     for trace in _traces(work, within.start - MARGIN, within.end + MARGIN):
         if trace.session_id and trace.start_time and trace.trace_id not in forgotten:
-            found = sessions.setdefault(trace.session_id, _Found(session_id=trace.session_id))
+            known = _Found(session_id=trace.session_id, erased=upto.get(trace.session_id, -1))
+            found = sessions.setdefault(trace.session_id, known)
             found.starts[trace.trace_id] = trace.start_time
     for turn in work.book.turns(sessions, EVER) if sessions else ():
         found = sessions[turn.session_id or ""]
@@ -110,6 +117,7 @@ class _Read:
     session: Session
     pending: Pending
     upto: datetime | None
+    erased: int
 
 
 def _read(work: Work, found: Iterable[_Found]) -> list[_Read | None]:
@@ -150,6 +158,7 @@ def _session(work: Work, found: _Found, pendings: Mapping[str, Pending]) -> _Rea
         session=session,
         pending=pending,
         upto=max(ats) if len(ats) == len(turns) else None,
+        erased=found.erased,
     )
 
 
@@ -194,6 +203,6 @@ def _wanted(
         said = assessment_of(row) if row is not None and same else None
         yield said or NewResult(
             assignment=Assignment(scorer=scorer, record=record),
-            revision=0 if row is None else row.revision + 1,
+            revision=max(one.erased, -1 if row is None else row.revision) + 1,
             upto=one.upto,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from evaluator.config import Config
 from evaluator.errors import ConfigurationError, EvaluatorError, SinkError
-from evaluator.feedback import Target
+from evaluator.feedback import Erased
 from evaluator.lease import Held
 from evaluator.publish import publish
 from evaluator.sinks.annotations import AnnotationsSink
@@ -72,7 +72,7 @@ async def forget_targets(
     erasure = await asyncio.to_thread(forget, tables.ledger, traces, sessions, dry_run=dry_run)
     annotations = 0
     if await asyncio.to_thread(tables.annotations.exists):
-        annotations = await asyncio.to_thread(erase, tables.annotations, erasure.targets, dry_run=True)
+        annotations = await asyncio.to_thread(erase, tables.annotations, erasure.erased, dry_run=True)
     behind: Sequence[Behind] = ()
     held_by: str | None = None
     if not dry_run:
@@ -86,7 +86,7 @@ async def forget_targets(
         held_by = await _delete_old_files(config, tables, clock)
     return Forgotten(
         traces=traces,
-        sessions=sorted({target.target_id for target in erasure.targets if target.type == "SESSION"}),
+        sessions=sorted({one.target.target_id for one in erasure.erased if one.target.type == "SESSION"}),
         ledger_rows=erasure.rows,
         annotation_rows=annotations,
         behind=behind,
@@ -116,7 +116,7 @@ def _traces(tables: Tables, trace_id: str | None, user: str | None, session: str
 
 async def _forget_published(config: Config, tables: Tables, erasure: Erasure) -> list[Behind]:
     """Have every sink pass the erasure, by which it erases; one that passed it long ago is asked once more."""
-    if not erasure.targets:
+    if not erasure.erased:
         return []
     sinks: list[Sink] = await asyncio.to_thread(build_sinks, config, tables)
     behind = await publish(tables.ledger, sinks)
@@ -126,13 +126,13 @@ async def _forget_published(config: Config, tables: Tables, erasure: Erasure) ->
     late = {one.sink for one in behind}
     for sink in sinks:
         if sink.name not in late and (not erasure.committed or sink.name not in config.publish):
-            behind += await _asked_once_more(sink, erasure.targets)
+            behind += await _asked_once_more(sink, erasure.erased)
     return behind
 
 
-async def _asked_once_more(sink: Sink, targets: Sequence[Target]) -> list[Behind]:
+async def _asked_once_more(sink: Sink, erased: Sequence[Erased]) -> list[Behind]:
     try:
-        await sink.forget(targets)
+        await sink.forget(erased)
     except SinkError as error:
         return [Behind(sink=sink.name, cursor=0, detail=str(error))]
     return []

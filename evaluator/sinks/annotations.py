@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from evaluator.errors import SinkError, TableError
-from evaluator.feedback import Assessment, Target
+from evaluator.feedback import Assessment, Erased
 from evaluator.tables.annotations import annotation_rows, erase, open_annotations
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.snapshot import CommitConflict
@@ -34,9 +34,9 @@ class AnnotationsSink:
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         await asyncio.to_thread(self._append, assessments, upto)
 
-    async def forget(self, targets: Sequence[Target]) -> None:
+    async def forget(self, erased: Sequence[Erased]) -> None:
         try:
-            await asyncio.to_thread(erase, self._store, targets)
+            await asyncio.to_thread(erase, self._store, erased)
         except TableError as error:
             raise SinkError(str(error)) from error
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from evaluator.errors import SinkError, TableError
-from evaluator.feedback import Assessment, Target
+from evaluator.feedback import Assessment, Erased
 
 
 class Publisher(Protocol):
@@ -21,8 +21,8 @@ class Publisher(Protocol):
         """Raises SinkError when the place is down; then the same is asked again later."""
         ...
 
-    async def forget(self, targets: Sequence[Target]) -> None:
-        """Erase what was put there of some targets, and what waits to be. Raises SinkError."""
+    async def forget(self, erased: Sequence[Erased]) -> None:
+        """Erase what was put there of some traces and sessions, and what waits to be. Raises SinkError."""
         ...
 
 
@@ -31,7 +31,7 @@ class CursorBook(Protocol):
 
     @property
     def seq(self) -> int: ...
-    def forgotten(self, cursor: int, upto: int) -> list[Target]: ...
+    def forgotten(self, cursor: int, upto: int) -> list[Erased]: ...
     def sink_cursor(self, sink: str) -> int: ...
     def mark(self, app_id: str, value: int) -> bool: ...
 
@@ -62,8 +62,8 @@ class LedgerCursorSink:
         except TableError as error:
             raise SinkError(str(error)) from error
 
-    async def forget(self, targets: Sequence[Target]) -> None:
-        await self._publisher.forget(targets)
+    async def forget(self, erased: Sequence[Erased]) -> None:
+        await self._publisher.forget(erased)
 
     async def _forget_what_was_erased_meanwhile(
         self, book: CursorBook, assessments: Sequence[Assessment], upto: int
@@ -73,7 +73,7 @@ class LedgerCursorSink:
             return
         posted = {one.target.trace_id for one in assessments}
         erased = await asyncio.to_thread(book.forgotten, upto, book.seq)
-        late = [target for target in erased if target.trace_id in posted]
+        late = [one for one in erased if one.target.trace_id in posted]
         if late:
             await self._publisher.forget(late)
 

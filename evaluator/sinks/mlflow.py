@@ -21,7 +21,7 @@ from typing import Any, assert_never
 import orjson
 
 from evaluator.errors import SinkError
-from evaluator.feedback import Assessment, Feedback, Outcome, Target, Unscored
+from evaluator.feedback import Assessment, Erased, Feedback, Outcome, Unscored
 from evaluator.sinks.waiting import Waiting
 
 log = logging.getLogger(__name__)
@@ -139,16 +139,17 @@ class MlflowPublisher:
             given_up=given_up,
         )
 
-    async def forget(self, targets: Sequence[Target]) -> None:
+    async def forget(self, erased: Sequence[Erased]) -> None:
         """Delete our feedback on some traces, or about some sessions, and the dataset records made from the traces."""
-        traces = {f"tr-{target.trace_id}" for target in targets if target.type == "TRACE"}
-        await asyncio.to_thread(self._waiting.drop, lambda item: orjson.loads(item)["trace_id"] in traces)
-        items = [_erased(target) for target in targets]
+        items = [_erased(one) for one in erased]
+        await asyncio.to_thread(
+            self._waiting.drop, lambda waits: any(_is_of(orjson.loads(waits), item) for item in items)
+        )
         _, left = await self._order({"do": "forget"}, [orjson.dumps(item) for item in items])
         if left:
             log.warning(
                 "this MLflow store does not let dataset records be looked through: those of forgotten traces stay there",
-                extra={"tracking_uri": _CREDENTIALS.sub("://", self.tracking_uri), "traces": len(traces)},
+                extra={"tracking_uri": _CREDENTIALS.sub("://", self.tracking_uri), "erased": len(erased)},
             )
 
     async def ensure_experiment(self) -> str:
@@ -257,10 +258,22 @@ def _run(run: EvaluationRun) -> dict[str, Any]:
     }
 
 
-def _erased(target: Target) -> dict[str, Any]:
-    """What is to be erased, in MLflow's words: all of a trace, or a session's results that hang on it."""
-    session = target.target_id if target.type == "SESSION" else None
-    return {"trace_id": f"tr-{target.trace_id}", "session": session}
+def _erased(erased: Erased) -> dict[str, Any]:
+    """What is to be erased, in MLflow's words: all of a trace, or a session's results that hang on it up to a revision."""
+    session = erased.target.target_id if erased.target.type == "SESSION" else None
+    return {"trace_id": f"tr-{erased.target.trace_id}", "session": session, "revision": erased.revision}
+
+
+def is_erased(metadata: Mapping[str, str], erased: Mapping[str, Any]) -> bool:
+    """Whether our feedback on the trace of `erased` is part of that, by its metadata."""
+    revision = int(metadata.get("evaluator.revision", 0))
+    of_session = metadata.get("mlflow.trace.session") == erased["session"] and revision <= erased["revision"]
+    return erased["session"] is None or of_session
+
+
+def _is_of(item: Mapping[str, Any], erased: Mapping[str, Any]) -> bool:
+    """Whether feedback that waits is to be erased."""
+    return item["trace_id"] == erased["trace_id"] and is_erased(item["metadata"], erased)
 
 
 def _item(assessment: Assessment) -> dict[str, Any]:

@@ -29,6 +29,8 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException, MlflowNotImplementedException
 from mlflow.tracing.client import TracingClient
 
+from evaluator.sinks.mlflow import is_erased
+
 OUR_ID = "evaluator.assessment_id"
 OUR_RUN = "evaluator.run_id"
 SOURCE_RUN = "mlflow.assessment.sourceRunId"
@@ -161,7 +163,7 @@ class Store:
             for item in batch:
                 for one in known.get(item["trace_id"], []):
                     metadata = one.metadata or {}
-                    if OUR_ID in metadata and item["session"] in (None, metadata.get(SESSION)):
+                    if OUR_ID in metadata and is_erased(metadata, item):
                         self.traces.delete_assessment(item["trace_id"], one.assessment_id)
 
     def forget_records(self, experiment: str, trace_ids: Collection[str]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from evaluator.feedback import Assessment, Target
+from evaluator.feedback import Assessment, Erased
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class Sink(Protocol):
         """
         ...
 
-    async def forget(self, targets: Sequence[Target]) -> None:
-        """Erase what was published of some traces (their spans and sessions' results, if asked for, with them).
+    async def forget(self, erased: Sequence[Erased]) -> None:
+        """Erase what was published of some traces and sessions; of a session, what came since stays.
 
         Idempotent. Raises SinkError; then the same is asked again before anything newer is published.
         """

@@ -6,14 +6,15 @@ Append-only: a reader takes the latest row of each `annotation_id` by `updated_a
 """
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, assert_never
 
 import orjson
 import pyarrow as pa
 
 from evaluator.errors import TableError
-from evaluator.feedback import Assessment, Feedback, Target, Unscored
+from evaluator.feedback import Assessment, Erased, Feedback, Target, Unscored
 from evaluator.portions import portions
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.provision import DESCRIPTION
@@ -47,23 +48,25 @@ def annotation_rows(assessments: Iterable[Assessment]) -> pa.Table:
     return pa.Table.from_pylist([_row(assessment) for assessment in assessments], schema=ANNOTATIONS)
 
 
-def erase(store: DeltaStore, targets: Sequence[Target], *, dry_run: bool = False) -> int:
+def erase(store: DeltaStore, erased: Sequence[Erased], *, dry_run: bool = False) -> int:
     """Delete what the table says about some traces, and the results of some sessions; how many rows that were.
 
     In a table of our own all of it, elsewhere what we wrote. The rows stay in older files until a vacuum. Raises
     TableError.
     """
-    return sum(_erase(store, portion, dry_run) for portion in portions(targets, TARGETS_A_COMMIT))
+    return sum(_erase(store, portion, dry_run) for portion in portions(erased, TARGETS_A_COMMIT))
 
 
-def _erase(store: DeltaStore, targets: Sequence[Target], dry_run: bool) -> int:
-    sessions = {target.target_id for target in targets if target.type == "SESSION"}
-    traces = {target.target_id for target in targets if target.type == "TRACE"}
+def _erase(store: DeltaStore, erased: Sequence[Erased], dry_run: bool) -> int:
+    sessions = {one.target.target_id: one.revision for one in erased if one.target.type == "SESSION"}
+    traces = {one.target.target_id for one in erased if one.target.type == "TRACE"}
     while True:
         snapshot = open_annotations(store)
-        ids = ", ".join(map(quoted, sorted(_of_sessions(snapshot, sessions))))
         where = _of_traces(traces, ours=snapshot.description.startswith(DESCRIPTION))
-        where += f" or annotation_id in ({ids})" if ids else ""
+        for annotation, last in _of_sessions(snapshot, sessions).items():
+            where += (
+                f" or (annotation_id = {quoted(annotation)} and updated_at <= {quoted(last.isoformat())})"
+            )
         found: int = snapshot.query(f"select annotation_id from t where {where}").num_rows
         try:
             if found and not dry_run:
@@ -82,19 +85,23 @@ def _of_traces(traces: Collection[str], *, ours: bool) -> str:
     return where if ours else f"({where} and strpos(metadata, '\"evaluator.') > 0)"
 
 
-def _of_sessions(snapshot: Snapshot, sessions: Collection[str]) -> set[str]:
-    """The ids of the results of some sessions: the hash that made them tells them from those of their traces."""
-    ids: set[str] = set()
-    for session in sessions:
+def _of_sessions(snapshot: Snapshot, sessions: Mapping[str, int]) -> dict[str, datetime]:
+    """The ids of the results of some sessions up to a revision, each with the time of the last of these.
+
+    The hash that made an id tells it from those of the session's traces.
+    """
+    ids: dict[str, datetime] = {}
+    for session, upto in sessions.items():
         told = f'"evaluator.session_id":{orjson.dumps(session).decode()}'
         rows = snapshot.query(
-            f"select annotation_id, name, metadata from t where strpos(metadata, {quoted(told)}) > 0"
+            f"select annotation_id, name, metadata, updated_at from t where strpos(metadata, {quoted(told)}) > 0"
         )
         target = Target(type="SESSION", target_id=session, trace_id="", session_id=session)
         for row in rows.to_pylist():
-            version = orjson.loads(row["metadata"]).get("evaluator.version", "")
-            if row["annotation_id"] == annotation_id(target, row["name"], version):
-                ids.add(row["annotation_id"])
+            own, annotation = orjson.loads(row["metadata"]), row["annotation_id"]
+            is_ours = annotation == annotation_id(target, row["name"], own.get("evaluator.version", ""))
+            if is_ours and own.get("evaluator.revision", 0) <= upto:
+                ids[annotation] = max(row["updated_at"], ids.get(annotation, row["updated_at"]))
     return ids
 
 

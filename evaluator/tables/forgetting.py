@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from evaluator.feedback import Target
+from evaluator.feedback import Erased, Target
 from evaluator.portions import portions
 from evaluator.tables.ledger import Book, Ledger
 from evaluator.tables.rows import Row, from_arrow, tombstone
@@ -23,13 +23,13 @@ class Erasure:
     `committed`: whether there was anything to do.
     """
 
-    targets: tuple[Target, ...] = ()
+    erased: tuple[Erased, ...] = ()
     rows: int = 0
     committed: bool = False
 
     def __add__(self, other: "Erasure") -> "Erasure":
         return Erasure(
-            targets=self.targets + other.targets,
+            erased=self.erased + other.erased,
             rows=self.rows + other.rows,
             committed=self.committed or other.committed,
         )
@@ -72,7 +72,7 @@ def _erase(book: Book, trace_ids: Collection[str], session_ids: Collection[str],
             *(tombstone(Target(type="TRACE", target_id=one, trace_id=one)) for one in trace_ids),
             *(tombstone(row.target, row.revision) for row in _newest_of_sessions(known.values())),
         ]
-        told = Erasure(targets=tuple(row.target for row in wanted), rows=len(content))
+        told = Erasure(erased=tuple(row.erased for row in wanted), rows=len(content))
         if dry_run or not (content or {row.key for row in wanted} - stones):
             return told
         ids = {row.target_id for row in wanted if row.target_type == "SESSION"}

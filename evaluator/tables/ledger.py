@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from evaluator.errors import TableError
-from evaluator.feedback import Target
+from evaluator.feedback import Erased
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.integers import LAYOUT, LAYOUT_NUMBER, OPEN, SEQ, Integers
 from evaluator.tables.known import Known
@@ -102,7 +102,7 @@ class Book(Integers):
         self._missing = missing_columns(snapshot)
         self.seq = snapshot.transaction(SEQ) or 0
         self._since: dict[Key, list[State]] = {}
-        self._sessions_since: dict[Key, Row] = {}
+        self._sessions_since: dict[str, Row] = {}
         self._of_sessions: pa.Table | None = None
         self._open: dict[Key, int] | None = None
         self._gone: set[tuple[str, str]] = set()
@@ -211,9 +211,9 @@ class Book(Integers):
         table = self._read(f"seq > {cursor} and seq <= {upto} and scorer is not null", COLUMNS)
         return sorted(latest(from_arrow(table)).values(), key=lambda row: row.seq)
 
-    def forgotten(self, cursor: int, upto: int) -> list[Target]:
-        """The targets that were erased by the commits with cursor < seq <= upto."""
-        return [row.target for row in self.tombstones(f"seq > {cursor} and seq <= {upto}")]
+    def forgotten(self, cursor: int, upto: int) -> list[Erased]:
+        """What was erased by the commits with cursor < seq <= upto."""
+        return [row.erased for row in self.tombstones(f"seq > {cursor} and seq <= {upto}")]
 
     def tombstones(self, where: str = "true") -> list[Row]:
         """What stands in the place of the targets that were erased."""
@@ -355,7 +355,7 @@ class Book(Integers):
         if all(row.trace_id is None for unit in units for row in unit):
             return list(units)
         if not self._gone_are_read:
-            erased = self.forgotten(0, self.seq)
+            erased = [one.target for one in self.forgotten(0, self.seq)]
             self._gone |= {(target.type, target.target_id) for target in erased if target.type == "TRACE"}
             self._gone_are_read = True
         if not self._gone:
@@ -393,7 +393,9 @@ class Book(Integers):
             for row in sorted(rows, key=lambda row: row.seq):
                 self._since.setdefault(row.key, []).append(row.state)
                 if row.target_type == "SESSION" and row.scorer is None:
-                    self._sessions_since[row.key] = row
+                    known = self._sessions_since.get(row.target_id, row)
+                    if row.revision >= known.revision:
+                        self._sessions_since[row.target_id] = row
                 if row.forgotten:
                     self._gone.add((row.target_type, row.target_id))
         self.seq = seq

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 
 from evaluator.errors import TableError
-from evaluator.feedback import SourceType, Target
+from evaluator.feedback import Erased, SourceType, Target
 from evaluator.shards import WHOLE, Shard
 from evaluator.tables.schemas import LEDGER, TIMESTAMP
 
@@ -88,6 +88,11 @@ class Row:
     def forgotten(self) -> bool:
         """Whether the target was erased: it is decided, and nothing of it is ever judged again."""
         return self.scorer is None and self.reason == FORGOTTEN
+
+    @property
+    def erased(self) -> Erased:
+        """What a row erased that stands in the place of others."""
+        return Erased(target=self.target, revision=self.revision)
 
     @property
     def goes_on(self) -> bool:
@@ -213,8 +218,8 @@ def rebase(
     return kept
 
 
-def gone_on(unit: Unit, since: Mapping[Key, Row]) -> Unit:
-    """The unit of a turn with its session's wait as it has to be after others' rows (the newest since, by key).
+def gone_on(unit: Unit, since: Mapping[str, Row]) -> Unit:
+    """The unit of a turn with its session's wait as it has to be after others' rows (the newest since, by session).
 
     What they know of the session is kept; was it decided meanwhile, without this turn, the wait is that of the next
     revision.
@@ -222,13 +227,12 @@ def gone_on(unit: Unit, since: Mapping[Key, Row]) -> Unit:
     return [*unit[:1], *(_gone_on(row, since) if row.goes_on else row for row in unit[1:])]
 
 
-def _gone_on(row: Row, since: Mapping[Key, Row]) -> Row:
-    while (other := since.get(row.key)) is not None:
-        row = widened(row, other)
-        if other.state == "waiting":
-            break
-        row = replace(row, revision=row.revision + 1)
-    return row
+def _gone_on(row: Row, since: Mapping[str, Row]) -> Row:
+    other = since.get(row.target_id)
+    if other is None or other.revision < row.revision:
+        return row
+    revision = other.revision if other.state == "waiting" else other.revision + 1
+    return replace(widened(row, other), revision=revision)
 
 
 def widened(row: Row, other: Row) -> Row:

@@ -144,7 +144,7 @@ async def _forget_again(
         await asyncio.to_thread(cache.forget, [row.trace_id for row in stones if row.trace_id])
     except sqlite3.Error as error:
         done.notes.append(f"what was forgotten could not be looked for in the cache: {error}")
-    recent = [row.target for row in stones if row.at is not None and clock() - row.at < FORGOTTEN_AGAIN_FOR]
+    recent = [row.erased for row in stones if row.at is not None and clock() - row.at < FORGOTTEN_AGAIN_FOR]
     for sink in sinks if recent else ():
         try:
             await sink.forget(recent)

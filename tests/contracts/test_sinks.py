@@ -9,7 +9,7 @@ from typing import Protocol
 import pytest
 
 from evaluator.errors import SinkError
-from evaluator.feedback import Assessment, Feedback, Scored, Target
+from evaluator.feedback import Assessment, Erased, Feedback, Scored, Target
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.sink import Sink
@@ -21,10 +21,10 @@ from evaluator.tables.schemas import ANNOTATIONS
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
-def an_assessment(seq: int, trace: str = "a", revision: int = 0) -> Assessment:
+def an_assessment(seq: int, trace: str = "a", revision: int = 0, target: Target | None = None) -> Assessment:
     return Assessment(
         seq=seq,
-        target=Target(type="TRACE", target_id=trace, trace_id=trace),
+        target=target or Target(type="TRACE", target_id=trace, trace_id=trace),
         name="polite",
         version="v1",
         revision=revision,
@@ -75,7 +75,7 @@ class Elsewhere:
     def __init__(self, folder: Path) -> None:
         self._ledger = Ledger(DeltaStore(str(folder / "ledger")), lambda: datetime.now(UTC))
         self._ledger.provision()
-        self._kept: dict[tuple[str, int], int] = {}
+        self._kept: dict[tuple[Target, int], int] = {}
         self._away = False
 
     def sink(self) -> Sink:
@@ -88,16 +88,17 @@ class Elsewhere:
         if self._away:
             raise SinkError("elsewhere is away")
         for one in assessments:
-            self._kept.setdefault((one.target.trace_id, one.revision), one.seq)
+            self._kept.setdefault((one.target, one.revision), one.seq)
 
-    async def forget(self, targets: Sequence[Target]) -> None:
+    async def forget(self, erased: Sequence[Erased]) -> None:
         if self._away:
             raise SinkError("elsewhere is away")
-        gone = {target.trace_id for target in targets}
-        self._kept = {key: seq for key, seq in self._kept.items() if key[0] not in gone}
+        self._kept = {
+            key: seq for key, seq in self._kept.items() if not any(one.covers(*key) for one in erased)
+        }
 
     def published(self) -> list[tuple[str, int]]:
-        return sorted((trace, seq) for (trace, _), seq in self._kept.items())
+        return sorted((target.trace_id, seq) for (target, _), seq in self._kept.items())
 
     def take_away(self) -> None:
         self._away = True
@@ -167,17 +168,30 @@ async def test_what_is_forgotten_is_gone_and_the_cursor_stays(place: Place) -> N
     await place.sink().publish([an_assessment(1, "a"), an_assessment(2, "b")], 2)
 
     for _ in range(2):
-        await place.sink().forget([Target(type="TRACE", target_id="a", trace_id="a")])
+        await place.sink().forget([Erased(target=Target(type="TRACE", target_id="a", trace_id="a"))])
 
     assert place.published() == [("b", 2)]
     assert await place.sink().cursor() == 2
+
+
+async def test_of_a_session_that_is_forgotten_goes_what_was_said_and_stays_what_came_since(
+    place: Place,
+) -> None:
+    session = Target(type="SESSION", target_id="s", trace_id="a", session_id="s")
+    of_session = [an_assessment(seq, revision=seq, target=session) for seq in (1, 2, 4)]
+    await place.sink().publish([*of_session, an_assessment(3, "a")], 4)
+
+    for _ in range(2):
+        await place.sink().forget([Erased(target=session, revision=2)])
+
+    assert place.published() == [("a", 3), ("a", 4)]
 
 
 async def test_a_place_that_is_away_says_that_it_has_not_forgotten(place: Place) -> None:
     place.take_away()
 
     with pytest.raises(SinkError):
-        await place.sink().forget([Target(type="TRACE", target_id="a", trace_id="a")])
+        await place.sink().forget([Erased(target=Target(type="TRACE", target_id="a", trace_id="a"))])
 
 
 async def test_what_is_erased_while_it_is_posted_is_taken_back(tmp_path: Path) -> None:

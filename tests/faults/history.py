@@ -15,14 +15,14 @@ from evaluator.decisions import assessment_of
 from evaluator.errors import TableError
 from evaluator.notes import catch_ups
 from evaluator.sinks import mlflow
-from evaluator.tables.annotations import annotation_id
+from evaluator.tables.annotations import annotation_id, erase
 from evaluator.tables.rows import Key, Row, from_arrow, newest_of_each
 from evaluator.tables.snapshot import CommitConflict
 from evaluator.tables.spans import SpansTable
 from evaluator.traces.assembly import assemble, gather
 from tests.faults.baton import Killed, Worker
 from tests.faults.mirror import check, trace_of
-from tests.faults.world import World, erase_from, small_portions
+from tests.faults.world import World, small_portions
 
 AT_ONCE = 2
 KINDS = (
@@ -206,19 +206,10 @@ class History:
         self._sweep()
 
     def _sweep(self) -> None:
-        """As upkeep does: a killed publisher may have posted late what is forgotten. A session may have gone on since."""
-        mirror, place = self.world.mirror, self.world.place
-        known = {mlflow.assessment_id(one): one for one in map(assessment_of, mirror.rows) if one}
-        stale = {
-            ("SESSION", one.target.target_id)
-            for key, one in place.held.items()
-            if one.target.target_id in mirror.erased_sessions and key not in known
-        }
-        erase_from(place, {("TRACE", trace) for trace in mirror.erased} | stale)
-        for key, one in known.items():
-            if ("SESSION", one.target.target_id) in stale and key not in place.held:
-                place.held[key] = one
-                place.posts += 1
+        """As upkeep does: a killed publisher may have posted late what is forgotten."""
+        erased = [row.erased for row in self.world.mirror.latest.values() if row.forgotten]
+        self.world.place.erase(erased)
+        erase(self.world.annotations, erased)
 
     def _again(self) -> None:
         """What was given up is put up again, and the whole past is evaluated; then all there is to do."""

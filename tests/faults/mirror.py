@@ -42,8 +42,6 @@ class Mirror:
         """When each span ended."""
         self.erased: set[str] = set()
         """Traces that were to be forgotten: not a row of theirs may follow."""
-        self.erased_sessions: set[str] = set()
-        """Sessions that were to be forgotten: what is known of them comes from turns since."""
         self.turns: dict[str, dict[str, datetime]] = defaultdict(dict)
         """Of each session, when the turns were decided that it has to be judged with."""
         self.covered: dict[str, frozenset[str]] = {}
@@ -153,7 +151,6 @@ class Mirror:
         self.rows = [row for row in self.rows if id(row) not in taken]
         self.expired += gone if days else []
         self.erased |= erased
-        self.erased_sessions |= sessions
         for session in sessions:
             self.turns.pop(session, None)
         for row in gone:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
 from evaluator.engines.local import LocalEngine
 from evaluator.errors import ModelError
-from evaluator.feedback import Assessment, Feedback, Reason, Scored, SourceType, Target, Unscored, Usage
+from evaluator.feedback import Assessment, Erased, Feedback, Reason, Scored, SourceType, Unscored, Usage
 from evaluator.live.work import Parts
 from evaluator.offline import evaluate
 from evaluator.publish import publish
@@ -58,6 +58,13 @@ class Place:
     held: dict[str, Assessment] = field(default_factory=dict)
     posts: int = 0
 
+    def erase(self, erased: Sequence[Erased]) -> None:
+        """Drop what is held of some traces and sessions."""
+        for key, held in list(self.held.items()):
+            if any(one.covers(held.target, held.revision) for one in erased):
+                del self.held[key]
+                self.posts -= 1
+
 
 class MemoryPublisher:
     """Puts results into a place one by one; it may die or be refused between any two."""
@@ -78,20 +85,9 @@ class MemoryPublisher:
                 self._place.held[mlflow.assessment_id(assessment)] = assessment
                 self._place.posts += 1
 
-    async def forget(self, targets: Sequence[Target]) -> None:
+    async def forget(self, erased: Sequence[Erased]) -> None:
         self._worker.at("erase")
-        erase_from(self._place, {(target.type, target.target_id) for target in targets})
-
-
-def erase_from(place: Place, gone: Collection[tuple[str, str]]) -> None:
-    """Drop what is held of some traces and sessions, by type and id."""
-    for key in [
-        key
-        for key, one in place.held.items()
-        if ("TRACE", one.target.trace_id) in gone or (one.target.type, one.target.target_id) in gone
-    ]:
-        del place.held[key]
-        place.posts -= 1
+        self._place.erase(erased)
 
 
 @dataclass

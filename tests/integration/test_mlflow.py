@@ -18,7 +18,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from evaluator.errors import SinkError
-from evaluator.feedback import Assessment, Feedback, Outcome, Reason, Scored, Target, Unscored, Usage
+from evaluator.feedback import Assessment, Erased, Feedback, Outcome, Reason, Scored, Target, Unscored, Usage
 from evaluator.redaction import Redactor
 from evaluator.sinks import mlflow as sink
 from evaluator.sinks.mlflow import EvaluationRun, MlflowPublisher, assessment_id
@@ -390,7 +390,10 @@ async def test_what_is_forgotten_goes_with_its_dataset_records_and_what_waits_an
 ) -> None:
     gone, other, unknown = TRACES[36], TRACES[37], "fad0" * 8
     session = Target(type="SESSION", target_id="s", trace_id=other, session_id="s")
-    carry_out(store, an_assessment(gone), an_assessment(other), an_assessment(other, "calm", target=session))
+    since = an_assessment(other, "calm", target=session, revision=1)
+    carry_out(
+        store, an_assessment(gone), an_assessment(other), an_assessment(other, "calm", target=session), since
+    )
     tracking = store.traces.store
     experiment = store.client.get_experiment_by_name("agent").experiment_id
     dataset = tracking.create_dataset("failures", experiment_ids=[experiment]).dataset_id
@@ -407,13 +410,16 @@ async def test_what_is_forgotten_goes_with_its_dataset_records_and_what_waits_an
     waited = publisher._waiting.due(NOON + timedelta(minutes=2))
 
     targets = [Target(type="TRACE", target_id=one, trace_id=one) for one in (gone, unknown)]
-    await publisher.forget([*targets, session])
+    await publisher.forget([Erased(target=target) for target in (*targets, session)])
 
     left, _ = tracking._load_dataset_records(dataset)
     assert len(waited) == 1
     assert publisher._waiting.due(NOON + timedelta(minutes=2)) == {}
     assert store.feedback(gone) == []
-    assert [one.name for one in store.feedback(other)] == ["tone"]
+    assert sorted(one.name for one in store.feedback(other)) == ["calm", "tone"]
+    assert {one.metadata["evaluator.revision"] for one in store.feedback(other) if one.name == "calm"} == {
+        "1"
+    }
     assert [record.inputs for record in left] == [{"asked": other}]
 
 
@@ -421,4 +427,4 @@ async def test_a_folder_of_files_forgets_too(tmp_path: Path) -> None:
     folder = MlflowPublisher(tracking_uri=str(tmp_path / "mlruns"), experiment="agent", state=tmp_path)
     await folder.ensure_experiment()
 
-    await folder.forget([Target(type="TRACE", target_id=TRACES[0], trace_id=TRACES[0])])
+    await folder.forget([Erased(target=Target(type="TRACE", target_id=TRACES[0], trace_id=TRACES[0]))])

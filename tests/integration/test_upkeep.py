@@ -21,7 +21,7 @@ from evaluator.tables.schemas import ANNOTATIONS
 from tests.bench import Bench, Greets
 from tests.project import ONE_JUDGE, Project
 from tests.stub_provider import StubProvider
-from tests.traffic import answer, trace_id
+from tests.traffic import NOON, answer, trace_id
 
 
 @pytest.fixture
@@ -271,3 +271,28 @@ def test_one_thing_is_forgotten_at_a_time(tmp_path: Path) -> None:
     assert project.run("forget").code == 2
     assert project.run("forget", trace_id("a"), "--user", "anna").code == 2
     assert "32 hexadecimal digits" in project.run("forget", "nonsense").err
+
+
+@pytest.mark.parametrize(
+    "judged_by", [("once",), ("eval", "--from", "2026-11-20", "--to", "2026-11-21", "--write")]
+)
+def test_a_session_that_went_on_since_a_turn_was_forgotten_keeps_what_was_said_since(
+    tmp_path: Path, judged_by: tuple[str, ...]
+) -> None:
+    scorer = "scorers: [{name: greets, regex: Hello, target: session}]"
+    project = Project.create(tmp_path, scorer, session_idle="0s")
+    turns = [
+        answer(name, f"Hello, {name}", at=NOON + timedelta(minutes=minute), **{"session.id": "s"})
+        for minute, name in enumerate(("one", "two", "three"))
+    ]
+    project.append(*turns[:2])
+    project.run("once")
+    project.run("forget", trace_id("two"))
+    told = "select session_id, revision, passed from assessments"
+    forgotten = project.sql(told)
+    project.append(*turns[2:])
+    project.run(*judged_by)
+    project.run("maintain")
+
+    assert forgotten == []
+    assert project.sql(told) == [{"session_id": "s", "revision": 1, "passed": True}]

@@ -294,7 +294,7 @@ def test_a_forgotten_trace_leaves_a_decision_without_content_and_nothing_else(le
         None,
     )
     assert len(rows_of(ledger, "b")) == 2
-    assert [target.trace_id for target in book.forgotten(0, book.seq)] == ["a"]
+    assert [one.target.trace_id for one in book.forgotten(0, book.seq)] == ["a"]
     assert book.states(["a"], {NOON.date()})[Key("TRACE", "a")].state == "done"
 
 
@@ -308,7 +308,7 @@ def test_forgetting_twice_commits_once_and_a_dry_run_nothing(ledger: Ledger) -> 
 
     assert (dry.rows, dry.committed, after_dry) == (2, False, seq)
     assert (again.rows, again.committed) == (0, False)
-    assert [target.trace_id for target in again.targets] == ["a"]
+    assert [one.target.trace_id for one in again.erased] == ["a"]
     assert ledger.open().seq == seq + 1
 
 

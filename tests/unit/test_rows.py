@@ -137,9 +137,11 @@ TURN = a_row("done", "t")
 def test_a_turn_always_opens_its_session_and_never_as_a_revision_that_was_decided(
     others: list[tuple[State, int]],
 ) -> None:
-    since = {row.key: row for row in (a_session(state, revision) for state, revision in others)}
+    rows = [a_session(state, revision) for state, revision in others]
+    since = {row.key: row for row in rows}
     tail = {key: [row.state] for key, row in since.items()}
-    unit = gone_on([TURN, a_session("waiting", due=1)], since)
+    newest = {row.target_id: row for row in sorted(since.values(), key=lambda row: row.revision)}
+    unit = gone_on([TURN, a_session("waiting", due=1)], newest)
 
     kept = rebase([unit], tail)
 
@@ -170,7 +172,7 @@ def test_a_session_knows_what_others_knew_of_it() -> None:
     mine = a_session("waiting", begun=5, due=9)
     theirs = a_session("waiting", begun=2, due=12)
 
-    [_, row] = gone_on([TURN, mine], {theirs.key: theirs})
+    [_, row] = gone_on([TURN, mine], {theirs.target_id: theirs})
 
     assert (row.trace_id, row.trace_start, row.first) == ("t2", theirs.trace_start, theirs.first)
     assert (row.last, row.due) == (mine.last, theirs.due)
