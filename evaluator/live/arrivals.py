@@ -1,24 +1,21 @@
 """What arrived since the cursor: put together, waited for, decided."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 from evaluator.dataset.records import record_of_trace
 from evaluator.dataset.selection import Selection, select
 from evaluator.decisions import (
     OUT_OF_SCOPE,
     days_around,
-    days_beside,
     done_row,
     gone_row_of_target,
-    has_grown,
-    is_near,
     newest_revisions,
     result_key,
-    still_done_row,
     waiting_row,
 )
+from evaluator.live.late import decided_anew, decided_before
 from evaluator.live.work import Work
 from evaluator.score import Assignment
 from evaluator.tables.rows import Key, Moved, Row, Unit, newest_of_each
@@ -155,60 +152,13 @@ class Arrivals:
             elif wait := work.waiting.get(trace_id):
                 gone = gone_row_of_target(wait, work.in_force, run_id=work.run_id, reason=OUT_OF_SCOPE)
                 ended.append([gone])
-        grown = self._grown(late, days) if self._parts.rescore_late else {}
-        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in grown}
+        anew = decided_anew(work, late, days) if self._parts.rescore_late else {}
+        self._revisions |= {trace_id: revision for trace_id, (revision, _) in anew.items()}
+        late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in anew}
         work.summary.late += len(late)
-        _, told_again = self._decided_before([trace_id for trace_id in late if trace_id in work.waiting])
+        _, told_again = decided_before(work, [trace_id for trace_id in late if trace_id in work.waiting])
         work.commit([*ended, *told_again])
-        return undecided | grown
-
-    def _grown(self, late: Mapping[str, Pending], days: set[date]) -> dict[str, Pending]:
-        """The decided traces to which spans came soon enough to have them decided anew, whole."""
-        window = self._parts.late_window
-        decided = self._decisions(late, days)
-        soon = {
-            trace_id: pending
-            for trace_id, pending in late.items()
-            if trace_id in decided and (at := decided[trace_id].at) and pending.first <= at + window
-        }
-        grown = {}
-        for trace_id, whole in self._whole(soon, decided).items():
-            if has_grown(decided[trace_id], whole):
-                self._revisions[trace_id] = decided[trace_id].revision + 1
-                grown[trace_id] = whole
-        return grown
-
-    def _decisions(self, trace_ids: Collection[str], days: Set[date]) -> dict[str, Row]:
-        """The newest decision on each of some traces of which these days know: a newer one may lie a day further on."""
-        while True:
-            decided = newest_of_each("TRACE", self._work.book.decided(trace_ids, days))
-            wider = days | days_beside(row.day for row in decided.values())
-            if wider == days:
-                return decided
-            days = wider
-
-    def _whole(self, parts: Mapping[str, Pending], decided: Mapping[str, Row]) -> dict[str, Pending]:
-        """Some decided traces with all of their spans, found by time; when they arrived is told by the parts."""
-        if not parts:
-            return {}
-        starts = [pending.earliest for pending in parts.values() if pending.earliest]
-        starts += [start for trace_id in parts if (start := decided[trace_id].trace_start)]
-        found = gather(self._work.spans.around(parts, (min(starts), max(starts)) if starts else None))
-        whole = {}
-        for trace_id, part in parts.items():
-            joined = join(part, found[trace_id]) if trace_id in found else part
-            start = decided[trace_id].trace_start
-            near = tuple(span for span in joined.spans if is_near(span, start))
-            whole[trace_id] = replace(joined, spans=near, first=part.first, last=part.last, commits=())
-        return whole
-
-    def _decided_before(self, trace_ids: Collection[str]) -> tuple[set[str], list[Unit]]:
-        """Which of some traces were ever decided, and what ends the waits for late spans of these."""
-        decided = self._work.book.decided(trace_ids)
-        newest = newest_of_each("TRACE", decided)
-        waits = [wait for trace_id in newest if (wait := self._work.waiting.get(trace_id))]
-        ended = [[still_done_row(decided.get(wait.key) or newest[wait.target_id], wait)] for wait in waits]
-        return set(newest), ended
+        return undecided | {trace_id: pending for trace_id, (_, pending) in anew.items()}
 
     def _split(
         self, found: Mapping[str, Pending], now: datetime
@@ -306,7 +256,7 @@ class Arrivals:
         }
         if not rootless:
             return list(chunk), []
-        decided, ended = self._decided_before(rootless)
+        decided, ended = decided_before(self._work, rootless)
         starts = [pending.earliest for pending in rootless.values() if pending.earliest]
         earlier = gather(self._work.spans.around(rootless, (min(starts), max(starts)) if starts else None))
         completed = []
