@@ -139,13 +139,12 @@ class Work:
         ended = {row.key for row in written if row.state == "replaced"}
         if ended:
             self.due = [row for row in self.due if row.key not in ended]
-        written_keys = {row.key for row in written}
-        if not all(row.key in written_keys for unit in units for row in unit):
-            # Others wrote meanwhile, or the reply to a commit was lost.
-            self.overtaken = self.overtaken or any(
-                unit[0].state == "done" and unit[0].key not in written_keys for unit in units
-            )
-            self._look_at_what_is_open()
+        if len(written) < sum(map(len, units)):  # or several turns of a session told of its one wait
+            keys = {row.key for row in written}
+            left = [row for unit in units for row in unit if row.key not in keys]
+            if left:  # others wrote meanwhile, or the reply to a commit was lost
+                self.overtaken = self.overtaken or any(row.state == "done" for row in left)
+                self._look_at_what_is_open()
 
     def superseded(self, kind: str, target_id: str) -> list[Row]:
         """What ends the open results that a new revision of a trace (its spans included) or a session takes the place of."""
