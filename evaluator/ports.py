@@ -13,7 +13,8 @@ from evaluator.traces.assembly import Arrival
 class SpanBatch(Protocol):
     """What the commits after a cursor brought, up to `upto`; `more` says that there are further ones.
 
-    `caught_up`: the log had been cleaned up, so the batch may hold more than is new, never less.
+    `upto_mark` tells that version from the same one of another copy of the table, where anything does. `caught_up`: why
+    the log was not followed, so that the batch may hold more than is new, never less.
     """
 
     @property
@@ -23,9 +24,11 @@ class SpanBatch(Protocol):
     @property
     def upto_at(self) -> datetime: ...
     @property
+    def upto_mark(self) -> int | None: ...
+    @property
     def more(self) -> bool: ...
     @property
-    def caught_up(self) -> bool: ...
+    def caught_up(self) -> str | None: ...
 
 
 class Spans(Protocol):
@@ -40,8 +43,12 @@ class Spans(Protocol):
         """Whether `evaluator init` made the table, so that all of it is new to us."""
         ...
 
-    def since(self, cursor: int, cursor_at: datetime | None) -> SpanBatch:
+    def since(self, cursor: int, cursor_at: datetime | None, cursor_mark: int | None = None) -> SpanBatch:
         """The next batch after a cursor: whole commits, perhaps too much, never too little."""
+        ...
+
+    def mark(self, version: int) -> int | None:
+        """What tells a version from the same one of another copy of the table, where anything does."""
         ...
 
     def of_traces(
@@ -88,6 +95,7 @@ class Book(Protocol):
         ...
 
     def cursor_at(self, table_id: str, shard: Shard | None = None) -> datetime | None: ...
+    def cursor_mark(self, table_id: str, shard: Shard) -> int | None: ...
     def open_rows(self) -> list[Row]:
         """What waits, is deferred or is to be tried again, oldest first."""
         ...

@@ -47,36 +47,34 @@ class Arrivals:
     async def decide(self) -> None:
         """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
         work = self._work
-        cursor, cursor_at = await work.in_thread(self._begin_at)
+        cursor, cursor_at, mark = await work.in_thread(self._begin_at)
         while True:
-            batch = await work.in_thread(work.spans.since, cursor, cursor_at)
-            if batch.caught_up:
-                work.summary.notes.append(
-                    "the spans table's log was cleaned up past the cursor: caught up by the files' age"
-                )
+            batch = await work.in_thread(work.spans.since, cursor, cursor_at, mark)
+            if batch.caught_up is not None:
+                work.summary.notes.append(f"the spans table: {batch.caught_up}; caught up by its files' age")
             now = batch.upto_at if batch.more else self._parts.clock()
             mine = [arrival for arrival in batch.arrivals if self._parts.shard.holds(arrival.span.trace_id)]
             self._brought = {arrival.span.trace_id for arrival in mine}
             found = await work.in_thread(self._put_together, gather(mine), now, batch.more)
             ready, waiting = self._split(found, now)
             moved = None
-            if batch.upto > cursor:
-                moved = self._moved(batch.upto, batch.upto_at)
+            if batch.upto > cursor or (batch.upto == cursor and batch.upto_mark != mark):
+                moved = self._moved(batch.upto, batch.upto_at, batch.upto_mark)
             await self._decide(ready, waiting, moved)
             work.summary.cursor = work.book.cursor(work.spans.table_id, self._parts.shard)
             if not batch.more or work.stopping or work.summary.cursor != batch.upto:
                 return  # the cursor is elsewhere when another worker is at it: the next tick reads on from it
-            cursor, cursor_at = batch.upto, batch.upto_at
+            cursor, cursor_at, mark = batch.upto, batch.upto_at, batch.upto_mark
 
     # --- where to begin
 
-    def _begin_at(self) -> tuple[int, datetime | None]:
-        """The cursor; without one yet, where `start` says, which is committed so that it stays said."""
+    def _begin_at(self) -> tuple[int, datetime | None, int | None]:
+        """The cursor, with its time and mark; without one yet, where `start` says, which is committed so that it stays
+        said."""
         work = self._work
-        table_id = work.spans.table_id
-        cursor = work.book.cursor(table_id, self._parts.shard)
-        if cursor is not None:
-            return cursor, work.book.cursor_at(table_id, self._parts.shard)
+        said = self._said()
+        if said is not None:
+            return said
         now = self._parts.clock()
         start = self._parts.start
         if start == "auto":
@@ -88,19 +86,28 @@ class Arrivals:
                 )
         if start == "latest":
             version = work.spans.version
-            work.book.commit([], moved=self._moved(version, now, begins=True), floor=now)
-            said = work.book.cursor(table_id, self._parts.shard)  # by another worker, if one was first
-            at = work.book.cursor_at(table_id, self._parts.shard)
-            return (version, now) if said is None else (said, at)  # None: others share the work meanwhile
+            mark = work.spans.mark(version)
+            work.book.commit([], moved=self._moved(version, now, mark, begins=True), floor=now)
+            # Another worker may have been first; where nothing is said yet, others share the work meanwhile.
+            return self._said() or (version, now, mark)
         if isinstance(start, timedelta):
             work.book.commit([], floor=now - start)
-        return NOTHING_READ, None
+        return NOTHING_READ, None, None
 
-    def _moved(self, cursor: int, at: datetime, *, begins: bool = False) -> Moved:
+    def _said(self) -> tuple[int, datetime | None, int | None] | None:
+        """What the ledger says of the cursor."""
+        book, table_id, shard = self._work.book, self._work.spans.table_id, self._parts.shard
+        cursor = book.cursor(table_id, shard)
+        if cursor is None:
+            return None
+        return cursor, book.cursor_at(table_id, shard), book.cursor_mark(table_id, shard)
+
+    def _moved(self, cursor: int, at: datetime, mark: int | None, *, begins: bool = False) -> Moved:
         return Moved(
             table_id=self._work.spans.table_id,
             cursor=cursor,
             cursor_at=at,
+            cursor_mark=mark,
             shard=self._parts.shard,
             begins=begins,
         )

@@ -1,5 +1,6 @@
 """What the log of a Delta table says, action by action: data files, commits, and the times of both."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,10 +35,14 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What a commit of the log added to the table's content; compactions added nothing."""
+    """What a commit of the log added to the table's content; compactions added nothing.
+
+    `mark` is a hash of the whole commit, in 56 bits: another copy of the table has another one there.
+    """
 
     version: int
     at: datetime | None
+    mark: int
     added: tuple[DataFile, ...]
 
 
@@ -93,7 +98,8 @@ def parse_commit(version: int, content: bytes) -> Commit:
                     has_deleted_rows=bool(add.get("deletionVector")),
                 )
             )
-    return Commit(version=version, at=at, added=tuple(added))
+    mark = int.from_bytes(hashlib.sha256(content).digest()[:7])
+    return Commit(version=version, at=at, mark=mark, added=tuple(added))
 
 
 def moment_of(value: int | datetime | None) -> datetime:

@@ -1,7 +1,7 @@
 """The ledger's integers: application transactions, which are committed with the rows and read from the snapshot.
 
 Few and fixed, never expired: `seq` (the guard), `at`, `open`, `floor`, `layout`, `shards`, the live cursors with their
-times, leases, and the cursors of sinks that have none of their own.
+times and marks, leases, and the cursors of sinks that have none of their own.
 """
 
 from datetime import datetime, timedelta
@@ -32,6 +32,10 @@ class Integers:
     def cursor_at(self, table_id: str, shard: Shard | None = None) -> datetime | None:
         """When the cursor's commit was made."""
         return _moment(self._least(f"live_at/{table_id}", shard))
+
+    def cursor_mark(self, table_id: str, shard: Shard) -> int | None:
+        """What tells the cursor's commit from that of another copy of the table, None where nobody has said it."""
+        return self._snapshot.transaction(f"live_mark/{table_id}/{shard.name}") or None
 
     def _least(self, name: str, shard: Shard | None) -> int | None:
         """What an integer of a shard says; of all, the lowest, None when one of them says nothing."""
@@ -75,6 +79,10 @@ class Integers:
             least = self._least(f"{name}/{table_id}", None)
             if least is not None:
                 marks |= {f"{name}/{table_id}/{shard.name}": least for shard in shards_of(count)}
+        last = min(shards_of(self.shards), key=lambda shard: self.cursor(table_id, shard) or -1)
+        mark = self.cursor_mark(table_id, last)
+        if mark is not None:
+            marks |= {f"live_mark/{table_id}/{shard.name}": mark for shard in shards_of(count)}
         return marks
 
     def _marks(self, moved: Moved | None, floor: datetime | None) -> dict[str, int]:
@@ -85,9 +93,15 @@ class Integers:
             shards = shards_of(self.shards) if moved.begins else [moved.shard]
             for shard in shards:
                 known = self.cursor(moved.table_id, shard)
-                if known is None or (moved.cursor > known and not moved.begins):
-                    marks[f"live/{moved.table_id}/{shard.name}"] = moved.cursor
-                    marks[f"live_at/{moved.table_id}/{shard.name}"] = _micros(moved.cursor_at)
+                mark = self.cursor_mark(moved.table_id, shard)
+                on = known is None or moved.cursor > known
+                elsewhere = moved.cursor == known and moved.cursor_mark != mark
+                if (known is not None and moved.begins) or not (on or elsewhere):
+                    continue
+                marks[f"live/{moved.table_id}/{shard.name}"] = moved.cursor
+                marks[f"live_at/{moved.table_id}/{shard.name}"] = _micros(moved.cursor_at)
+                if moved.cursor_mark != mark:
+                    marks[f"live_mark/{moved.table_id}/{shard.name}"] = moved.cursor_mark or 0
             if moved.begins and not marks:
                 return {}
         if floor is not None and (self.floor is None or floor > self.floor):

@@ -112,7 +112,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Marks that ride on a commit: the live cursor of a spans table, with the time of its commit.
+    """Marks that ride on a commit: the live cursor of a spans table, with the time of its commit, and what tells that from
+    the commit of another copy of the table.
 
     `begins`: it says where scoring starts, which is said once; a cursor that is there already stays.
     """
@@ -120,6 +121,7 @@ class Moved:
     table_id: str
     cursor: int
     cursor_at: datetime
+    cursor_mark: int | None = None
     shard: Shard = WHOLE
     begins: bool = False
 

@@ -50,17 +50,25 @@ CATCH_UP_MARGIN = timedelta(days=1)
 LONGEST_TRACE = timedelta(days=1)
 """How far a trace's spans may lie from its root's start to be read with it over a range of time."""
 
+CLEANED_UP = "its log was cleaned up past the cursor"
+SHORTER = "its log ends before the cursor: cut off, or an older copy was put back"
+ANOTHER = "its log is another one than was read: an older copy was put back"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanBatch:
-    """What the commits after `after`, up to `upto`, brought. `caught_up`: the log had been cleaned up, so
-    that files were taken by their age and the batch may hold more than is new, never less."""
+    """What the commits after a cursor, up to `upto`, brought. `upto_mark` tells that commit, where it can be read.
+
+    `caught_up`: why the log was not followed, so that files were taken by their age and the batch may hold more than is
+    new, never less.
+    """
 
     arrivals: list[Arrival]
     upto: int
     upto_at: datetime
+    upto_mark: int | None
     more: bool
-    caught_up: bool = False
+    caught_up: str | None = None
 
 
 class SpansTable:
@@ -107,35 +115,40 @@ class SpansSnapshot:
     def has_commit(self, version: int) -> bool:
         return self._snapshot.has_commit(version)
 
-    def since(self, cursor: int, cursor_at: datetime | None) -> SpanBatch:
+    def since(self, cursor: int, cursor_at: datetime | None, cursor_mark: int | None = None) -> SpanBatch:
         """The next batch after a cursor: whole commits, until they hold enough spans.
 
-        A commit that can no longer be read: the files that are not older than the cursor's commit, less a
-        day. Raises TableError.
+        A commit that can no longer be read, or another one than was read (by its mark) at the cursor: the files that
+        are not older than the cursor's commit, less a day. Raises TableError.
         """
         now = self._clock()
         arrivals: list[Arrival] = []
         if cursor > self.version:
-            log.warning(
-                "the log is shorter than what was read of it, cut off or put back: catching up by the files' age",
-                extra={"cursor": cursor, "version": self.version},
-            )
-            return self._catch_up(cursor_at, now)
-        version, at = cursor, cursor_at or now
+            return self._catch_up(SHORTER, cursor, cursor_at, now)
+        if cursor_mark is not None and self.mark(cursor) not in (cursor_mark, None):
+            return self._catch_up(ANOTHER, cursor, cursor_at, now)
+        version, at, mark = cursor, cursor_at or now, cursor_mark
         while version < self.version and len(arrivals) < SPANS_A_BATCH:
             commit = self._snapshot.commit(version + 1)
             try:
                 if commit is None:
                     raise FileNotFoundError(f"commit {version + 1}")
                 arrivals += self._arrivals(commit, now)
-            except FileNotFoundError as error:
-                log.warning(
-                    "the log was cleaned up past the cursor: catching up by the files' age",
-                    extra={"cursor": cursor, "missing": str(error).splitlines()[0]},
-                )
-                return self._catch_up(cursor_at, now)
-            version, at = commit.version, commit.at or now
-        return SpanBatch(arrivals=arrivals, upto=version, upto_at=min(at, now), more=version < self.version)
+            except FileNotFoundError:
+                return self._catch_up(CLEANED_UP, cursor, cursor_at, now)
+            version, at, mark = commit.version, commit.at or now, commit.mark
+        return SpanBatch(
+            arrivals=arrivals,
+            upto=version,
+            upto_at=min(at, now),
+            upto_mark=mark,
+            more=version < self.version,
+        )
+
+    def mark(self, version: int) -> int | None:
+        """What tells a commit from that of another copy of the table; None where it cannot be read any more."""
+        commit = self._snapshot.commit(version)
+        return None if commit is None else commit.mark
 
     def of_traces(
         self, trace_ids: Collection[str], commits: Iterable[int], around: tuple[datetime, datetime] | None
@@ -230,7 +243,9 @@ class SpansSnapshot:
             arrival for table in tables for arrival in _decoded(table, arrived, commit.version, trace_ids)
         ]
 
-    def _catch_up(self, cursor_at: datetime | None, now: datetime) -> SpanBatch:
+    def _catch_up(self, why: str, cursor: int, cursor_at: datetime | None, now: datetime) -> SpanBatch:
+        told = {"why": why, "cursor": cursor, "version": self.version}
+        log.warning("the spans table is caught up on by its files' age", extra=told)
         since = None if cursor_at is None else cursor_at - CATCH_UP_MARGIN
         arrivals: list[Arrival] = []
         if self._snapshot.raw_readable:
@@ -240,7 +255,10 @@ class SpansSnapshot:
                     arrivals += _decoded(table, min(file.modified, now), FOUND_BY_TIME)
         else:
             arrivals = _decoded(self._snapshot.query(self._select(None, None)), now, FOUND_BY_TIME)
-        return SpanBatch(arrivals=arrivals, upto=self.version, upto_at=now, more=False, caught_up=True)
+        mark = self.mark(self.version)
+        return SpanBatch(
+            arrivals=arrivals, upto=self.version, upto_at=now, upto_mark=mark, more=False, caught_up=why
+        )
 
     def _active(self, file: DataFile, columns: Iterable[str]) -> pa.Table:
         """A file that this version of the table is made of. Raises TableError when it is not there."""

@@ -12,7 +12,8 @@ from deltalake import DeltaTable
 from evaluator.errors import TableError
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.schemas import SPANS
-from evaluator.tables.spans import SpansTable
+from evaluator.tables.spans import SHORTER, SpansTable
+from evaluator.tick import look
 from evaluator.traces.assembly import Arrival
 from tests.bench import Bench, Greets
 from tests.column_mapping import write_mapped
@@ -139,8 +140,33 @@ def test_a_log_that_was_put_back_is_caught_up_by_age(tmp_path: Path) -> None:
 
     batch = spans.since(7, datetime.now(UTC))
 
-    assert (batch.caught_up, batch.upto, batch.more) == (True, 1, False)
+    assert (batch.caught_up, batch.upto, batch.more) == (SHORTER, 1, False)
     assert ids(list(batch.arrivals)) == [trace_id("a")]
+
+
+@pytest.mark.parametrize("ticks_between", [False, True])
+async def test_what_came_after_an_older_copy_was_put_back_is_judged(
+    bench: Bench, tmp_path: Path, ticks_between: bool
+) -> None:
+    folder, copy = Path(bench.spans_store.uri), tmp_path / "copy"
+    bench.append(answer("a"))
+    scorer = Greets()
+    await bench.tick(scorer)
+    shutil.copytree(folder, copy)
+    bench.append(answer("b"))
+    bench.append(answer("c"))
+    await bench.tick(scorer)
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    for name in "defg":  # the second of these is as far on as the cursor
+        bench.append(answer(name))
+        if ticks_between:
+            await bench.tick(scorer)
+    await bench.tick(scorer)
+    quiet = await bench.tick(scorer)
+
+    assert sorted(scorer.seen) == [trace_id(name) for name in "abcdefg"]
+    assert (quiet.notes, look(bench.parts(scorer)).work) == ([], False)
 
 
 @pytest.mark.parametrize("stamp", [{"timestamp": 32503680000000}, {"inCommitTimestamp": -(2**62)}])

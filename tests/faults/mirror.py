@@ -54,7 +54,7 @@ class Mirror:
         self.origin = -1
         """Up to where the spans table was before scoring began."""
         self._live = f"live/{spans_id}/"
-        self._of_shards = re.compile(rf"live(_at)?/{re.escape(spans_id)}/\d+of\d+")
+        self._of_shards = re.compile(rf"live(_at|_mark)?/{re.escape(spans_id)}/\d+of\d+")
         self._scored: Counter[tuple[object, ...]] = Counter()
         self._done: dict[Key, list[Row]] = {}
         self._restated: set[tuple[Key, int]] = set()
@@ -110,7 +110,9 @@ class Mirror:
         if "seq" in transactions or rows:
             self._order(rows, before, transactions)
         for app_id, value in transactions.items():
-            moves = app_id not in ("open", "seq", "at", "shards") and not app_id.startswith("live_at")
+            moves = app_id not in ("open", "seq", "at", "shards") and not app_id.startswith(
+                ("live_at", "live_mark")
+            )
             # A worker of another layout may have gone on with its own: where all stand is what is shared out.
             moves = moves and not ("shards" in transactions and app_id.startswith(self._live))
             check(not moves or value >= before.get(app_id, value), f"5: {app_id} went back to {value}")
