@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from evaluator.feedback import Erased, Target
 from evaluator.portions import portions
@@ -12,7 +13,7 @@ from evaluator.tables.snapshot import quoted
 TARGETS_A_COMMIT = 1_000
 _COLUMNS = [
     "seq", "day", "scope", "target_type", "target_id", "trace_id", "span_id", "session_id", "scorer", "version",
-    "revision", "state", "reason",
+    "revision", "state", "reason", "trace_start",
 ]  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def _erase(book: Book, trace_ids: Collection[str], session_ids: Collection[str],
         content = [row for row in known.values() if not row.forgotten]
         wanted = [
             *(tombstone(Target(type="TRACE", target_id=one, trace_id=one)) for one in trace_ids),
-            *(tombstone(row.target, row.revision) for row in _newest_of_sessions(known.values())),
+            *_tombstones_of_sessions(known.values()),
         ]
         told = Erasure(erased=tuple(row.erased for row in wanted), rows=len(content))
         if dry_run or not (content or {row.key for row in wanted} - stones):
@@ -81,10 +82,17 @@ def _erase(book: Book, trace_ids: Collection[str], session_ids: Collection[str],
             return replace(told, committed=True)
 
 
-def _newest_of_sessions(rows: Iterable[Row]) -> list[Row]:
-    """One row of each session among the rows' targets, of its newest revision."""
-    ordered = sorted(rows, key=lambda row: (row.revision, row.seq))
-    return list({row.target_id: row for row in ordered if row.target_type == "SESSION"}.values())
+def _tombstones_of_sessions(rows: Iterable[Row]) -> list[Row]:
+    """One for each session among the rows' targets: of its newest revision, since when its first turn began."""
+    ordered = sorted(
+        (row for row in rows if row.target_type == "SESSION"), key=lambda row: (row.revision, row.seq)
+    )
+    starts: dict[str, datetime] = {}
+    for row in ordered:
+        if row.trace_start is not None:
+            starts[row.target_id] = min(row.trace_start, starts.get(row.target_id, row.trace_start))
+    newest = {row.target_id: row for row in ordered}
+    return [tombstone(row.target, row.revision, starts.get(name)) for name, row in newest.items()]
 
 
 def _rows(book: Book, where: str) -> list[Row]:

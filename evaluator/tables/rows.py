@@ -239,6 +239,8 @@ def _gone_on(row: Row, since: Mapping[str, Row]) -> Row:
 
 def widened(row: Row, other: Row) -> Row:
     """A session's row, also of what another one of that session knows: from when to when, and when it is due."""
+    if other.forgotten:
+        return replace(row, trace_start=min(filter(None, (row.trace_start, other.trace_start)), default=None))
     earlier = other if (other.trace_start or _LATEST) < (row.trace_start or _LATEST) else row
     return replace(
         row,
@@ -269,8 +271,9 @@ def _yields(row: Row, since: Sequence[State], wary: Collection[str]) -> bool:
     return bool(since)
 
 
-def tombstone(target: Target, revision: int = 0) -> Row:
-    """What is left of a target that is forgotten: that it is decided, without a word about it.
+def tombstone(target: Target, revision: int = 0, trace_start: datetime | None = None) -> Row:
+    """What is left of a target that is forgotten: that it is decided, without a word about it; of a session, which may go
+    on, also when its first turn began.
 
     In the partition that is always read and that retention never touches.
     """
@@ -285,6 +288,7 @@ def tombstone(target: Target, revision: int = 0) -> Row:
         state="done",
         reason=FORGOTTEN,
         set="{}",
+        trace_start=trace_start,
     )
 
 

@@ -138,3 +138,18 @@ def test_a_judged_session_is_told_of_while_a_turn_waits_for_late_spans(
     assert (told["state"], told["session_id"]) == ("waiting", "s")
     assert told["session"].startswith("decided")
     assert {one["state"] for one in told["scorers"] if one["scorer"] == "greets"} == {"scored"}
+
+
+def test_a_session_of_which_a_turn_is_forgotten_keeps_its_turns_of_days_before(
+    tmp_path: Path, stub: StubProvider
+) -> None:
+    project = a_project(tmp_path, stub)
+    project.guide("scorers: [{name: long, sql: turns > 2, target: session}]")
+    project.append(a_turn("zero", minutes=-26 * 60), a_turn("one"), a_turn("two", minutes=5))
+    project.run("once")
+    project.run("forget", trace_id("one"))
+    project.append(a_turn("four", minutes=12))
+    project.run("once")
+
+    rows = project.sql("select trace_id, revision, passed from assessments")
+    assert rows == [{"trace_id": trace_id("zero"), "revision": 1, "passed": True}]
