@@ -146,6 +146,7 @@ async def _commit(work: Work, piece: Piece, summary: Summary) -> None:
     if work.parts.write and scored:
         scored = await asyncio.to_thread(work.book.commit, [[row] for row in scored])
     summary.results += len(scored) + sum(map(is_finally_unscored, rows))
+    summary.reused += sum(row.state == "scored" for row in rows) - len(scored)  # others were first
 
 
 def _collect(evaluation: Evaluation, piece: Piece) -> list[Assessment]:

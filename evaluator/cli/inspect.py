@@ -103,7 +103,14 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
         if told.cursor is None
         else f"read up to version {told.cursor} of {told.spans_version}"
     )
-    print(f"spans: {read}" + (f", {told.commits_behind} commits behind" if told.commits_behind else ""))
+    behind = f", {told.commits_behind} commits behind" if told.commits_behind else ""
+    until = told.log_keeps_unread_until
+    kept = (
+        f"keeps these until {cell(until, zone)}"
+        if until
+        else f"keeps commits for {told.log_kept_hours / 24:g} days"
+    )
+    print(f"spans: {read}{behind}; the log {kept}")
     for state, waiting in told.backlog.items():
         if waiting["count"]:
             reasons = ", ".join(f"{count} {reason}" for reason, count in waiting["reasons"].items())

@@ -137,8 +137,9 @@ def judged_range(config: Config, judges: Collection[str]) -> tuple[datetime, dat
         row["trace_start"] for row in rows if row["trace_start"] and (not judges or row["scorer"] in judges)
     ]
     if not starts:
+        by = f" by {', '.join(sorted(judges))}" if judges else ""
         raise ConfigurationError(
-            "--rescore: there is no result yet: say which range to judge, such as --last 7d"
+            f"--rescore: there is no result{by} yet: say which range to judge, such as --last 7d"
         )
     # A trace begins with its first span, and belongs to a range by its root.
     return min(starts), min(max(starts) + LONGEST_TRACE, utc_now()) + timedelta(seconds=1)

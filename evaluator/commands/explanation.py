@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import orjson
 
+from evaluator.decisions import newest_revisions
 from evaluator.notes import CatchUp, catch_ups
 from evaluator.ports import Book, LedgerPort, SpanSource
 from evaluator.shards import shards_of
@@ -88,7 +89,8 @@ def explain(
     found = pending is not None
     state, why = _of_target(target, found, book.cursor(snapshot.table_id) is None)
     past = _past(pending, catch_ups(book.notes(), shards_of(book.shards)))
-    told = [_of_result(row) for row in results]
+    newest = newest_revisions(row.key for row in results)
+    told = [_of_result(row, newest[row.key[:4]]) for row in results]
     of_traces = {name: version for name, version in in_force.items() if name not in of_sessions}
     told += _passed_over(target, of_traces, {(row.scorer, row.version) for row in results}, past, state, why)
     of_session = (row for row in reversed(rows) if row.scorer is None and row.session_id)
@@ -139,8 +141,9 @@ class _Session:
 
     def told(self, state: Told, why: str) -> Iterable[Explained]:
         """What is known of each scorer of sessions; of the trace itself there is `state` and `why`."""
+        newest = newest_revisions(row.key for row in self._results)
         for row in self._results:
-            yield replace(_of_result(row), session_id=self.session_id)
+            yield replace(_of_result(row, newest[row.key[:4]]), session_id=self.session_id)
         known = {(row.scorer, row.version) for row in self._results}
         target = self._target
         if target is not None and target.state == "done":
@@ -251,8 +254,12 @@ def _skip_state(reason: str) -> Told:
     return "sampled out" if reason == "sampled out" else "skipped"
 
 
-def _of_result(row: Row) -> Explained:
+def _of_result(row: Row, newest: int) -> Explained:
+    """What is known of a result; `newest` is the newest revision by the same version on the same target."""
     match row.state:
+        case "scored" | "unscored" if row.revision < newest:
+            told = f"scored {_when(row.at)}" if row.state == "scored" else f"{row.reason}: {row.error}"
+            why = f"{told}; revision {newest} stands in its place"
         case "scored":
             why = f"scored {_when(row.at)}"
         case "deferred":

@@ -16,17 +16,23 @@ from evaluator.sinks.sink import Sink
 from evaluator.tables.accounts import account_of
 from evaluator.tables.ledger import CONTROL, Book, Ledger
 from evaluator.tables.rows import Row
-from evaluator.tables.spans import SpansTable
+from evaluator.tables.spans import SHORTER, SpansSnapshot, SpansTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Everything that `evaluator status` tells, in JSON values."""
+    """Everything that `evaluator status` tells, in JSON values.
+
+    `log_keeps_unread_until`: from when on the oldest commit that was not read may be cleaned up from the log of the spans
+    table; None where all are read, or where it is gone.
+    """
 
     cursor: int | None
     spans_version: int
     commits_behind: int | None
     cursor_at: datetime | None
+    log_kept_hours: float
+    log_keeps_unread_until: datetime | None
     floor: datetime | None
     backlog: Mapping[str, Mapping[str, Any]]
     paused: Sequence[str]
@@ -87,9 +93,14 @@ async def status(
     now = now.astimezone(UTC)
     scorers, [unknown], runs = _counted(book, now.replace(hour=0, minute=0, second=0, microsecond=0))
     opened = book.open_rows()
-    notes = []
+    notes, keeps_until = [], None
     if cursor is None:
         notes.append("no tick has run yet")
+    elif cursor < snapshot.version:
+        keeps_until, said = _log_keeps(snapshot, cursor + 1, now)
+        notes += said
+    elif cursor > snapshot.version:
+        notes.append(f"the spans table: {SHORTER}: the next tick catches up by its files' age")
     if book.floor is not None:
         notes.append(
             f"traces that ended before {book.floor:%Y-%m-%d %H:%M}Z are out of scope (`start`, `retention`)"
@@ -97,8 +108,10 @@ async def status(
     return Status(
         cursor=cursor,
         spans_version=snapshot.version,
-        commits_behind=None if cursor is None else snapshot.version - cursor,
+        commits_behind=None if cursor is None else max(snapshot.version - cursor, 0),
         cursor_at=book.cursor_at(snapshot.table_id),
+        log_kept_hours=snapshot.log_kept_for.total_seconds() / 3600,
+        log_keeps_unread_until=keeps_until,
         floor=book.floor,
         backlog=_backlog(opened, now),
         paused=sorted(paused),
@@ -109,6 +122,23 @@ async def status(
         notes=notes,
         catch_ups=[_caught_up(one) for one in catch_ups(book.notes(), shards_of(book.shards))],
     )
+
+
+def _log_keeps(spans: SpansSnapshot, unread: int, now: datetime) -> tuple[datetime | None, list[str]]:
+    """Until when the log keeps the oldest commit that was not read, and what there is to say of that."""
+    at = spans.committed_at(unread)
+    if at is None:
+        return None, [
+            f"the log of the spans table no longer has version {unread}, which is not read: the next tick "
+            "catches up by the age of the table's files"
+        ]
+    until = at + spans.log_kept_for
+    if until > now + spans.log_kept_for / 4:
+        return until, []
+    return until, [
+        f"the log of the spans table may lose version {unread}, which is not read, from {until:%Y-%m-%d %H:%M}Z "
+        "on: run the worker before"
+    ]
 
 
 def _caught_up(one: CatchUp) -> dict[str, Any]:

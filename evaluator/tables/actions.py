@@ -1,6 +1,7 @@
 """What the log of a Delta table says, action by action: data files, commits, and the times of both."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,6 +9,8 @@ from typing import Any
 from urllib.parse import unquote
 
 import orjson
+
+_INTERVAL = re.compile(r"interval (\d+) (second|minute|hour|day|week)s?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,3 +113,9 @@ def moment_of(value: int | datetime | None) -> datetime:
         return datetime.fromtimestamp((value or 0) / 1000, UTC)
     except (OverflowError, ValueError, OSError):
         return datetime.fromtimestamp(0, UTC)
+
+
+def interval(text: str | None) -> timedelta:
+    """A Delta interval, such as `interval 30 days`; zero for none."""
+    found = _INTERVAL.fullmatch(text or "")
+    return timedelta(**{f"{found[2].lower()}s": int(found[1])}) if found else timedelta(0)

@@ -197,7 +197,7 @@ with newest as (
 select * exclude (target),
     row_number() over (
         partition by coalesce(span_id, ''), target, if(target = 'session', session_id, trace_id), name,
-                     coalesce(source_type, '') = 'HUMAN'
+                     coalesce(source_type, '') = 'HUMAN', version is null
         order by updated_at desc, assessment_id
     ) = 1 as is_current
 from told

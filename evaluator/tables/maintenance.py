@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
+from evaluator.tables.actions import interval
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.location import is_remote
 from evaluator.tables.snapshot import CommitConflict, Snapshot
@@ -30,7 +31,6 @@ TRIES = 3
 
 _STAGING = re.compile(r"#\d+$|^_commit_.*\.json\.tmp$")
 """What a killed writer leaves on a local disk beside data files and commits; no vacuum looks at these names."""
-_INTERVAL = re.compile(r"interval (\d+) (second|minute|hour|day|week)s?", re.IGNORECASE)
 
 Done = TypeVar("Done")
 
@@ -71,7 +71,7 @@ def maintain(
         for file in leftovers:
             file.unlink(missing_ok=True)
     snapshot = store.open()
-    keep = max(KEEP, _interval(snapshot.configuration.get(KEPT_LONGER_BY)))
+    keep = max(KEEP, interval(snapshot.configuration.get(KEPT_LONGER_BY)))
     deleted = snapshot.vacuum(keep=keep, unknown=True, dry_run=True)
     if deleted and not dry_run:  # only then: a vacuum is two commits, whatever there is to delete
         deleted = snapshot.vacuum(keep=keep, unknown=True, dry_run=False)
@@ -110,9 +110,3 @@ def _leftovers(uri: str, now: datetime) -> Iterator[Path]:
     for file in folder.rglob("*"):
         if _STAGING.search(file.name) and file.is_file() and file.stat().st_mtime < oldest:
             yield file
-
-
-def _interval(text: str | None) -> timedelta:
-    """A Delta interval, such as `interval 30 days`; zero for none."""
-    found = _INTERVAL.fullmatch(text or "")
-    return timedelta(**{f"{found[2].lower()}s": int(found[1])}) if found else timedelta(0)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from evaluator.errors import TableError
 from evaluator.portions import portions
-from evaluator.tables.actions import Commit, DataFile
+from evaluator.tables.actions import Commit, DataFile, interval
 from evaluator.tables.decoding import spans_of
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.snapshot import Snapshot
@@ -47,6 +47,8 @@ HEX_DIGITS = 32
 SPANS_A_BATCH = 50_000
 TRACES_A_PORTION = 1_000
 CATCH_UP_MARGIN = timedelta(days=1)
+LOG_KEPT_FOR = timedelta(days=30)
+"""What Delta tables do where nothing else is said."""
 LONGEST_TRACE = timedelta(days=1)
 """How far a trace's spans may lie from its root's start to be read with it over a range of time."""
 
@@ -112,8 +114,15 @@ class SpansSnapshot:
         """Whether `evaluator init` made this table."""
         return self._snapshot.description.startswith(PROVISIONED)
 
-    def has_commit(self, version: int) -> bool:
-        return self._snapshot.has_commit(version)
+    @property
+    def log_kept_for(self) -> timedelta:
+        """How long the table's log keeps its commits before they may be cleaned up."""
+        return interval(self._snapshot.configuration.get("delta.logRetentionDuration")) or LOG_KEPT_FOR
+
+    def committed_at(self, version: int) -> datetime | None:
+        """When a commit was made; None when it is no longer in the log."""
+        commit = self._snapshot.commit(version)
+        return None if commit is None else commit.at
 
     def since(self, cursor: int, cursor_at: datetime | None, cursor_mark: int | None = None) -> SpanBatch:
         """The next batch after a cursor: whole commits, until they hold enough spans.

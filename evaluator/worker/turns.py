@@ -152,6 +152,9 @@ class Worker:
             raise SharedOutError(
                 f"the work on {self._tables.ledger.store.uri} is shared out among {book.shards} workers: start this one "
                 f"with --shard i/{book.shards} (or with --shard 0/1, to have one do all of it again)"
+                if book.shards > 1
+                else f"the work on {self._tables.ledger.store.uri} is done by one worker now, no longer shared out: start this "
+                "one without --shard"
             )
         while book.shards != count:
             log.warning("the work is shared out anew", extra={"among": count, "before": book.shards})
@@ -256,7 +259,7 @@ class Worker:
         cursor = book.cursor(spans.table_id)
         return Standing(
             cursor=cursor,
-            commits_behind=None if cursor is None else spans.version - cursor,
+            commits_behind=None if cursor is None else max(spans.version - cursor, 0),
             backlog=Counter(row.state for row in book.open_rows()),
         )
 

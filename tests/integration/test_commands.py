@@ -10,8 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import pyarrow as pa
 import pytest
 
+from evaluator.tables.delta import DeltaStore
+from evaluator.tables.schemas import ANNOTATIONS
 from tests.project import CODE_ONLY, ONE_JUDGE, Project
 from tests.stub_provider import StubProvider
 from tests.traffic import NOON, answer, span, trace_id
@@ -262,6 +265,40 @@ def test_traces_trace_and_status_answer(tmp_path: Path) -> None:
     assert [sink["behind"] for sink in status["sinks"]] == [0]
     [scorer] = status["scorers"]
     assert (scorer["name"], scorer["in_force"], scorer["coverage"]) == ("greets", True, 1.0)
+
+
+def test_status_tells_how_long_the_log_keeps_what_is_unread(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a"))
+    project.run("once")
+    read = project.run("status", "--json").json()
+    project.append(answer("b"))
+    project.append(answer("c"))
+    behind, shown = project.run("status", "--json").json(), project.run("status").out
+    project.spans.open().checkpoint()
+    (tmp_path / "traces/agent_otel_spans/_delta_log" / f"{2:020d}.json").unlink()
+    gone = project.run("status", "--json").json()
+
+    until = datetime.fromisoformat(behind["log_keeps_unread_until"]) - datetime.now(UTC)
+    assert (read["log_keeps_unread_until"], read["log_kept_hours"]) == (None, 720)
+    assert timedelta(days=29) < until <= timedelta(days=30)
+    assert "2 commits behind; the log keeps these until 20" in shown
+    assert gone["log_keeps_unread_until"] is None
+    assert ["no longer has version 2" in note for note in gone["notes"]] == [True]
+
+
+def test_what_others_annotate_under_a_judges_name_takes_nothing_from_its_results(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a"))
+    project.run("once")
+    annotations = DeltaStore(str(tmp_path / "traces" / "agent_otel_annotations"))
+    [ours] = annotations.open().query("select * from t").to_pylist()
+    later = ours["updated_at"] + timedelta(hours=1)
+    theirs = {**ours, "annotation_id": "theirs", "value": '"no"', "metadata": None, "updated_at": later}
+    annotations.open().append(pa.Table.from_pylist([theirs], schema=ANNOTATIONS))
+
+    rows = project.sql("select is_current from assessments where version is not null")
+    assert rows == [{"is_current": True}]
 
 
 @pytest.mark.parametrize(

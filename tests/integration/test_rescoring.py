@@ -106,4 +106,4 @@ def test_rescoring_without_any_result_asks_for_a_range(tmp_path: Path) -> None:
     ran = project.run(*RESCORE)
 
     assert ran.code == 2
-    assert "there is no result yet" in ran.err
+    assert "there is no result by greets yet" in ran.err
