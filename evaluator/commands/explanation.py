@@ -93,10 +93,8 @@ def explain(
     told = [_of_result(row, newest[row.key[:4]]) for row in results]
     of_traces = {name: version for name, version in in_force.items() if name not in of_sessions}
     told += _passed_over(target, of_traces, {(row.scorer, row.version) for row in results}, past, state, why)
-    of_session = (row for row in reversed(rows) if row.scorer is None and row.session_id)
-    turn = next(
-        of_session, target
-    )  # while it waits for late spans, nobody knows its session but its decision
+    # While the trace waits for late spans, nothing but its decision tells its session.
+    turn = next((row for row in reversed(rows) if row.scorer is None and row.session_id), target)
     session = _Session(book, turn, {name: in_force[name] for name in of_sessions if name in in_force})
     told += session.told(state, why)
     order = {name: index for index, name in enumerate(in_force)}

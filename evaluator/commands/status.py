@@ -126,13 +126,12 @@ async def status(
 
 def _log_keeps(spans: SpansSnapshot, unread: int, now: datetime) -> tuple[datetime | None, list[str]]:
     """Until when the log keeps the oldest commit that was not read, and what there is to say of that."""
-    at = spans.committed_at(unread)
-    if at is None:
+    until = spans.log_keeps_until(unread)
+    if until is None:
         return None, [
             f"the log of the spans table no longer has version {unread}, which is not read: the next tick "
             "catches up by the age of the table's files"
         ]
-    until = at + spans.log_kept_for
     if until > now + spans.log_kept_for / 4:
         return until, []
     return until, [

@@ -142,9 +142,15 @@ class MlflowPublisher:
     async def forget(self, erased: Sequence[Erased]) -> None:
         """Delete our feedback on some traces, or about some sessions, and the dataset records made from the traces."""
         items = [_erased(one) for one in erased]
-        await asyncio.to_thread(
-            self._waiting.drop, lambda waits: any(_is_of(orjson.loads(waits), item) for item in items)
-        )
+        of_trace: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for item in items:
+            of_trace[item["trace_id"]].append(item)
+
+        def goes(waits: bytes) -> bool:
+            told = orjson.loads(waits)
+            return any(is_erased(told["metadata"], item) for item in of_trace.get(told["trace_id"], ()))
+
+        await asyncio.to_thread(self._waiting.drop, goes)
         _, left = await self._order({"do": "forget"}, [orjson.dumps(item) for item in items])
         if left:
             log.warning(
@@ -269,11 +275,6 @@ def is_erased(metadata: Mapping[str, str], erased: Mapping[str, Any]) -> bool:
     revision = int(metadata.get("evaluator.revision", 0))
     of_session = metadata.get("mlflow.trace.session") == erased["session"] and revision <= erased["revision"]
     return erased["session"] is None or of_session
-
-
-def _is_of(item: Mapping[str, Any], erased: Mapping[str, Any]) -> bool:
-    """Whether feedback that waits is to be erased."""
-    return item["trace_id"] == erased["trace_id"] and is_erased(item["metadata"], erased)
 
 
 def _item(assessment: Assessment) -> dict[str, Any]:

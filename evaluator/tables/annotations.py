@@ -62,8 +62,10 @@ def _erase(store: DeltaStore, erased: Sequence[Erased], dry_run: bool) -> int:
     traces = {one.target.target_id for one in erased if one.target.type == "TRACE"}
     while True:
         snapshot = open_annotations(store)
+        whole, parts = _of_sessions(snapshot, sessions)
         where = _of_traces(traces, ours=snapshot.description.startswith(DESCRIPTION))
-        for annotation, last in _of_sessions(snapshot, sessions).items():
+        where += f" or annotation_id in ({', '.join(map(quoted, sorted(whole)))})" if whole else ""
+        for annotation, last in parts.items():
             where += (
                 f" or (annotation_id = {quoted(annotation)} and updated_at <= {quoted(last.isoformat())})"
             )
@@ -85,13 +87,15 @@ def _of_traces(traces: Collection[str], *, ours: bool) -> str:
     return where if ours else f"({where} and strpos(metadata, '\"evaluator.') > 0)"
 
 
-def _of_sessions(snapshot: Snapshot, sessions: Mapping[str, int]) -> dict[str, datetime]:
-    """The ids of the results of some sessions up to a revision, each with the time of the last of these.
+def _of_sessions(snapshot: Snapshot, sessions: Mapping[str, int]) -> tuple[set[str], dict[str, datetime]]:
+    """The ids of the results of some sessions up to a revision each, and those of which there are newer ones too, with the
+    time of the last that is not newer.
 
     The hash that made an id tells it from those of the session's traces.
     """
-    ids: dict[str, datetime] = {}
-    for session, upto in sessions.items():
+    upto: dict[str, datetime] = {}
+    newer: set[str] = set()
+    for session, revision in sessions.items():
         told = f'"evaluator.session_id":{orjson.dumps(session).decode()}'
         rows = snapshot.query(
             f"select annotation_id, name, metadata, updated_at from t where strpos(metadata, {quoted(told)}) > 0"
@@ -99,10 +103,13 @@ def _of_sessions(snapshot: Snapshot, sessions: Mapping[str, int]) -> dict[str, d
         target = Target(type="SESSION", target_id=session, trace_id="", session_id=session)
         for row in rows.to_pylist():
             own, annotation = orjson.loads(row["metadata"]), row["annotation_id"]
-            is_ours = annotation == annotation_id(target, row["name"], own.get("evaluator.version", ""))
-            if is_ours and own.get("evaluator.revision", 0) <= upto:
-                ids[annotation] = max(row["updated_at"], ids.get(annotation, row["updated_at"]))
-    return ids
+            if annotation != annotation_id(target, row["name"], own.get("evaluator.version", "")):
+                continue
+            if own.get("evaluator.revision", 0) > revision:
+                newer.add(annotation)
+            else:
+                upto[annotation] = max(row["updated_at"], upto.get(annotation, row["updated_at"]))
+    return upto.keys() - newer, {annotation: upto[annotation] for annotation in upto.keys() & newer}
 
 
 def _row(assessment: Assessment) -> dict[str, Any]:

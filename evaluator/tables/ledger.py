@@ -246,8 +246,8 @@ class Book(Integers):
         """Commit a plan that was made on this book; those of its rows that were written, which may be fewer or none.
 
         On a conflict the plan is rebased on what the others decided and committed again (C2); nobody is
-        asked again for what stays in it (`decisions_yield`: see `rebase`). The cursor never goes back (C3), and stays where it is when a waiting
-        row of the plan yields: its spans have to be read again. Raises TableError.
+        asked again for what stays in it (`decisions_yield`: see `rebase`). The cursor never goes back (C3), and
+        stays where it is when a waiting row of the plan yields: its spans have to be read again. Raises TableError.
         """
         while True:
             units = self._without_forgotten(units)

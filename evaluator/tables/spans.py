@@ -119,10 +119,13 @@ class SpansSnapshot:
         """How long the table's log keeps its commits before they may be cleaned up."""
         return interval(self._snapshot.configuration.get("delta.logRetentionDuration")) or LOG_KEPT_FOR
 
-    def committed_at(self, version: int) -> datetime | None:
-        """When a commit was made; None when it is no longer in the log."""
+    def log_keeps_until(self, version: int) -> datetime | None:
+        """From when on a commit may be cleaned up; None when it is no longer in the log."""
         commit = self._snapshot.commit(version)
-        return None if commit is None else commit.at
+        if commit is None:
+            return None
+        made = commit.at or max((file.modified for file in commit.added), default=self._clock())
+        return made + self.log_kept_for
 
     def since(self, cursor: int, cursor_at: datetime | None, cursor_mark: int | None = None) -> SpanBatch:
         """The next batch after a cursor: whole commits, until they hold enough spans.
