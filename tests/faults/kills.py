@@ -343,18 +343,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first series; the next ones count on")
     parser.add_argument("--store", choices=("folder", "s3"), help=f"default: of {ON_S3} series one on s3")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="series at once")
+    parser.add_argument("--seconds", type=float, help="begin no further series after so long")
     arguments = parser.parse_args()
     began = time.monotonic()
     portions = [min(SERIES, arguments.kills - done) for done in range(0, arguments.kills, SERIES)]
     seeds = range(arguments.seed, arguments.seed + len(portions))
     stores = [arguments.store or ("s3" if seed % ON_S3 == ON_S3 - 1 else "folder") for seed in seeds]
     spawned = multiprocessing.get_context("spawn")
+    outcome, series = Outcome(), 0
     try:
         with ProcessPoolExecutor(arguments.workers, mp_context=spawned) as pool:
-            outcome = sum(pool.map(run_kept, portions, seeds, stores), Outcome())
+            for one in pool.map(run_kept, portions, seeds, stores):
+                outcome, series = outcome + one, series + 1
+                sys.stderr.write(f"{outcome.kills} kills, {time.monotonic() - began:.0f} s\n")
+                if arguments.seconds and time.monotonic() - began > arguments.seconds:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
     except AssertionError:
         return 1
-    sys.stdout.write(f"{outcome} {len(portions)} series, {time.monotonic() - began:.0f} s.\n")
+    sys.stdout.write(f"{outcome} {series} series, {time.monotonic() - began:.0f} s.\n")
     return 0
 
 
