@@ -292,6 +292,7 @@ def mlflow_evaluate(address: str, traces: int) -> Done:
         "MLFLOW_TRACKING_URI": f"sqlite:///{tempfile.mkdtemp()}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
+    os.chdir(tempfile.mkdtemp())  # where MLflow puts its traces' artifacts: in a folder beside nothing
     import mlflow as library
     from mlflow.genai.scorers import Guidelines
 
