@@ -292,7 +292,7 @@ def mlflow_evaluate(address: str, traces: int) -> Done:
         "MLFLOW_TRACKING_URI": f"sqlite:///{tempfile.mkdtemp()}/mlflow.db",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    os.chdir(tempfile.mkdtemp())  # where MLflow puts its traces' artifacts: in a folder beside nothing
+    os.chdir(tempfile.mkdtemp())  # MLflow puts artifacts of traces into the folder it runs in
     import mlflow as library
     from mlflow.genai.scorers import Guidelines
 
