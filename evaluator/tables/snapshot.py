@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -16,11 +17,13 @@ import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, QueryBuilder, Transaction
 from deltalake import write_deltalake as _append
 from deltalake.exceptions import DeltaError
+from deltalake.fs import DeltaStorageHandler
 
 from evaluator.errors import TableError
 from evaluator.tables.actions import Commit, DataFile, bound, commit_path, moment_of, parse_commit
+from evaluator.tables.ahead import read_ahead
 from evaluator.tables.causes import cause, lacks_permission
-from evaluator.tables.location import Location
+from evaluator.tables.location import Location, is_remote
 from evaluator.tables.plain import plain
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ COMMIT_RETRIES = 100
 """With 8 writers the library's default of 15 failed 9 of 200 appends; 100 lost none (deltalake 1.6.6)."""
 
 _HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+LOG_ENTRY = 1024 * 1024
+"""A commit is asked for as if it were so long: one request instead of two, as the store gives what there is."""
 
 _RAW_READABLE = {
     "deletionVectors",
@@ -55,6 +61,7 @@ class Snapshot:
         self.store = store
         self._opened = table
         self._at = at or store.location()
+        self._renewing = threading.Lock()
         self.version: int = table.version()
 
     @property
@@ -67,16 +74,27 @@ class Snapshot:
         self._renew()
         return self.store.filesystem(self._at)
 
+    def _file(self, path: str, size: int) -> pa.NativeFile:
+        """A file whose size is known, so that the store is asked for its content alone.
+
+        Where the size is not known, the library asks for it first, and holds the interpreter until the store answers
+        (deltalake 1.6.6).
+        """
+        table, options = self._table, dict(self._at.storage_options)
+        handler = DeltaStorageHandler.from_table(table._table, options, {path: size} if size else None)
+        return pafs.PyFileSystem(handler).open_input_file(path)
+
     def _renew(self) -> None:
         """Open the same version anew when the key is about to end: the library does not renew keys."""
-        if self._at.fresh:
-            return
-        at = self.store.location()
-        if at.uri != self._at.uri:
-            raise TableError(
-                f"{self.store.uri}: the table was made anew meanwhile (the next opening finds it)"
-            )
-        self._opened, self._at = self.store.load(at, self.version), at
+        with self._renewing:
+            if self._at.fresh:
+                return
+            at = self.store.location()
+            if at.uri != self._at.uri:
+                raise TableError(
+                    f"{self.store.uri}: the table was made anew meanwhile (the next opening finds it)"
+                )
+            self._opened, self._at = self.store.load(at, self.version), at
 
     @cached_property
     def table_id(self) -> str:
@@ -311,6 +329,20 @@ class Snapshot:
             raise self.store.failure("the log cannot be read", error) from error
         return parse_commit(version, content)
 
+    def commits(self, versions: Sequence[int]) -> list[Commit | None]:
+        """Some commits of the log, each as `commit` gives it."""
+        if not is_remote(self._at.uri) or len(versions) == 1:
+            return [self.commit(version) for version in versions]
+        return list(read_ahead(self.commit, versions, lambda _: LOG_ENTRY))
+
+    def read_files(self, files: Iterable[DataFile], columns: Iterable[str]) -> Iterator[pa.Table]:
+        """Some data files in their order, each as `read_file` gives it, those of an object store read ahead."""
+        read = partial(self.read_file, columns=tuple(columns))
+        if is_remote(self._at.uri):
+            yield from read_ahead(read, files, lambda file: file.size)
+        else:
+            yield from map(read, files)
+
     def read_file(self, file: DataFile, columns: Iterable[str]) -> pa.Table:
         """The rows of one data file; partition columns are filled in, columns it lacks are left out.
 
@@ -322,14 +354,12 @@ class Snapshot:
             raise FileNotFoundError(f"{file.path}, whose deletion vector is no longer the table's")
         wanted = [name for name in columns if name in self.schema.names]
         try:
-            with self._filesystem.open_input_file(file.path) as source:
+            with self._file(file.path, file.size) as source:
                 parquet = pq.ParquetFile(source)
                 present = set(parquet.schema_arrow.names)
                 table = parquet.read(columns=[name for name in wanted if name in present])
-        except FileNotFoundError:
-            raise
         except OSError as error:
-            if error.errno == errno.ENOENT or "not found" in str(error).lower():
+            if _is_missing(error):
                 raise FileNotFoundError(file.path) from error
             raise TableError(f"{self.store.uri}: {file.path} cannot be read: {cause(error)}") from error
         except pa.ArrowException as error:
@@ -345,12 +375,24 @@ class Snapshot:
 
     def _read(self, path: str) -> bytes:
         try:
+            with self._file(path, LOG_ENTRY) as source:
+                content = bytes(source.read(LOG_ENTRY))
+            if len(content) < LOG_ENTRY:
+                return content
             with self._filesystem.open_input_file(path) as source:
                 return bytes(source.read())
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or "not found" in str(error).lower():
+            if _is_missing(error):
                 raise FileNotFoundError(path) from error
             raise
+
+
+def _is_missing(error: OSError) -> bool:
+    return (
+        error.errno == errno.ENOENT
+        or isinstance(error, FileNotFoundError)
+        or "not found" in str(error).lower()
+    )
 
 
 def _properties(transactions: Mapping[str, int] | None) -> CommitProperties:

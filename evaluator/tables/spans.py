@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -46,6 +47,9 @@ FOUND_BY_TIME = -1
 HEX_DIGITS = 32
 SPANS_A_BATCH = 50_000
 TRACES_A_PORTION = 1_000
+COMMITS_A_LOOK = 32
+"""How many commits are looked at before their files are read."""
+
 CATCH_UP_MARGIN = timedelta(days=1)
 LOG_KEPT_FOR = timedelta(days=30)
 """What Delta tables do where nothing else is said."""
@@ -140,15 +144,14 @@ class SpansSnapshot:
         if cursor_mark is not None and self.mark(cursor) not in (cursor_mark, None):
             return self._catch_up(ANOTHER, cursor, cursor_at, now)
         version, at, mark = cursor, cursor_at or now, cursor_mark
-        while version < self.version and len(arrivals) < SPANS_A_BATCH:
-            commit = self._snapshot.commit(version + 1)
-            try:
-                if commit is None:
-                    raise FileNotFoundError(f"commit {version + 1}")
-                arrivals += self._arrivals(commit, now)
-            except FileNotFoundError:
-                return self._catch_up(CLEANED_UP, cursor, cursor_at, now)
-            version, at, mark = commit.version, commit.at or now, commit.mark
+        try:
+            for commit, tables in self._commits(range(cursor + 1, self.version + 1)):
+                arrivals += _arrived(commit, tables, now)
+                version, at, mark = commit.version, commit.at or now, commit.mark
+                if len(arrivals) >= SPANS_A_BATCH:
+                    break
+        except FileNotFoundError:
+            return self._catch_up(CLEANED_UP, cursor, cursor_at, now)
         return SpanBatch(
             arrivals=arrivals,
             upto=version,
@@ -173,11 +176,8 @@ class SpansSnapshot:
         now = self._clock()
         arrivals: list[Arrival] = []
         try:
-            for version in sorted(set(commits)):
-                commit = self._snapshot.commit(version)
-                if commit is None:
-                    raise FileNotFoundError(f"commit {version}")
-                arrivals += self._arrivals(commit, now, trace_ids)
+            for commit, tables in self._commits(sorted(set(commits))):
+                arrivals += _arrived(commit, tables, now, trace_ids)
         except FileNotFoundError:
             return self.around(trace_ids, around)
         return arrivals
@@ -195,12 +195,8 @@ class SpansSnapshot:
         if not self._snapshot.raw_readable:
             table = self._snapshot.query(self._select(start, end))
             return _decoded(table, now, FOUND_BY_TIME, trace_ids)
-        arrivals: list[Arrival] = []
-        for file in self._snapshot.files(self._time_column):
-            if file.overlaps(start, end):
-                table = self._active(file, self._columns)
-                arrivals += _decoded(table, min(file.modified, now), FOUND_BY_TIME, trace_ids)
-        return arrivals
+        files = [file for file in self._snapshot.files(self._time_column) if file.overlaps(start, end)]
+        return self._found_by_time(files, now, trace_ids)
 
     def ids_between(
         self, start: datetime, end: datetime
@@ -233,26 +229,40 @@ class SpansSnapshot:
         if not self._snapshot.raw_readable:
             yield self._snapshot.query(self._select(start, end, columns))
             return
-        for file in self._snapshot.files(self._time_column):
-            if file.overlaps(start, end):
-                yield self._active(file, columns)
+        files = self._snapshot.files(self._time_column)
+        yield from self._active([file for file in files if file.overlaps(start, end)], columns)
 
-    def _arrivals(
-        self, commit: Commit, now: datetime, trace_ids: Collection[str] | None = None
-    ) -> list[Arrival]:
-        """What one commit brought. A table whose files do not speak for themselves is read as a whole from
-        the earliest time that the commit's files hold: more than is new, never less."""
+    def _commits(self, versions: Sequence[int]) -> Iterator[tuple[Commit, list[pa.Table]]]:
+        """Some commits, each with the rows that it brought. Raises FileNotFoundError where a commit is gone, or a file.
+
+        A table whose files do not speak for themselves is read as a whole from the earliest time that the commit's
+        files hold: more than is new, never less.
+        """
+        for look in portions(versions, COMMITS_A_LOOK):
+            commits = _until_gone(self._snapshot.commits(look))
+            if self._snapshot.raw_readable:
+                added = [file for commit in commits for file in commit.added]
+                tables = self._snapshot.read_files(added, self._columns)
+                yield from ((commit, list(islice(tables, len(commit.added)))) for commit in commits)
+            else:
+                yield from ((commit, self._whole_from(commit)) for commit in commits)
+            if len(commits) < len(look):
+                raise FileNotFoundError(f"commit {look[len(commits)]}")
+
+    def _whole_from(self, commit: Commit) -> list[pa.Table]:
         if not commit.added:
             return []
-        arrived = min(commit.at or max(file.modified for file in commit.added), now)
-        if self._snapshot.raw_readable:
-            tables = [self._snapshot.read_file(file, self._columns) for file in commit.added]
-        else:
-            starts = [file.earliest for file in commit.added]
-            earliest = min(start for start in starts if start) if all(starts) else None
-            tables = [self._snapshot.query(self._select(earliest, None))]
+        starts = [file.earliest for file in commit.added]
+        earliest = min(start for start in starts if start) if all(starts) else None
+        return [self._snapshot.query(self._select(earliest, None))]
+
+    def _found_by_time(
+        self, files: Sequence[DataFile], now: datetime, trace_ids: Collection[str] | None = None
+    ) -> list[Arrival]:
         return [
-            arrival for table in tables for arrival in _decoded(table, arrived, commit.version, trace_ids)
+            arrival
+            for file, table in zip(files, self._active(files, self._columns), strict=True)
+            for arrival in _decoded(table, min(file.modified, now), FOUND_BY_TIME, trace_ids)
         ]
 
     def _catch_up(self, why: str, cursor: int, cursor_at: datetime | None, now: datetime) -> SpanBatch:
@@ -261,10 +271,9 @@ class SpansSnapshot:
         since = None if cursor_at is None else cursor_at - CATCH_UP_MARGIN
         arrivals: list[Arrival] = []
         if self._snapshot.raw_readable:
-            for file in self._snapshot.files(self._time_column):
-                if since is None or file.modified >= since:
-                    table = self._active(file, self._columns)
-                    arrivals += _decoded(table, min(file.modified, now), FOUND_BY_TIME)
+            files = self._snapshot.files(self._time_column)
+            recent = [file for file in files if since is None or file.modified >= since]
+            arrivals = self._found_by_time(recent, now)
         else:
             arrivals = _decoded(self._snapshot.query(self._select(None, None)), now, FOUND_BY_TIME)
         mark = self.mark(self.version)
@@ -272,13 +281,13 @@ class SpansSnapshot:
             arrivals=arrivals, upto=self.version, upto_at=now, upto_mark=mark, more=False, caught_up=why
         )
 
-    def _active(self, file: DataFile, columns: Iterable[str]) -> pa.Table:
-        """A file that this version of the table is made of. Raises TableError when it is not there."""
+    def _active(self, files: Iterable[DataFile], columns: Iterable[str]) -> Iterator[pa.Table]:
+        """Files that this version of the table is made of. Raises TableError when one is not there."""
         try:
-            return self._snapshot.read_file(file, columns)
+            yield from self._snapshot.read_files(files, columns)
         except FileNotFoundError as error:
             raise TableError(
-                f"{self._snapshot.store.uri}: the data file {file.path} of version {self.version} is gone: a VACUUM "
+                f"{self._snapshot.store.uri}: the data file {error} of version {self.version} is gone: a VACUUM "
                 "ran meanwhile (try again), or the table is damaged (RESTORE it, or FSCK REPAIR TABLE it)"
             ) from error
 
@@ -290,6 +299,26 @@ class SpansSnapshot:
                 bounds.append(f"start_time_unix_nano {comparison} {_nanos(moment)}")
         where = f" where {' and '.join(bounds)}" if bounds else ""
         return f"select {names} from t{where}"
+
+
+def _until_gone(commits: Iterable[Commit | None]) -> list[Commit]:
+    """The commits before the first that is no longer there."""
+    there = []
+    for commit in commits:
+        if commit is None:
+            break
+        there.append(commit)
+    return there
+
+
+def _arrived(
+    commit: Commit, tables: Iterable[pa.Table], now: datetime, trace_ids: Collection[str] | None = None
+) -> list[Arrival]:
+    """What one commit brought."""
+    if not commit.added:
+        return []
+    at = min(commit.at or max(file.modified for file in commit.added), now)
+    return [arrival for table in tables for arrival in _decoded(table, at, commit.version, trace_ids)]
 
 
 def _decoded(

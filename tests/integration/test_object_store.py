@@ -23,6 +23,7 @@ from evaluator.tables.delta import DeltaStore
 from evaluator.tables.provision import provision
 from evaluator.tables.schemas import SPANS
 from evaluator.tables.snapshot import CommitConflict
+from evaluator.tables.spans import CLEANED_UP, FOUND_BY_TIME, SpansTable
 from evaluator.wiring import build_collector, build_tables
 from evaluator.worker.turns import Worker
 from tests.project import CODE_ONLY, ONE_JUDGE, Project
@@ -307,3 +308,51 @@ def test_the_probe_for_news_costs_one_request(s3: S3, folder: str) -> None:
     told = [(version, store.has_commit_after(version), len(s3.requests())) for version in (0, 1, 7)]
 
     assert told == [(0, True, 1), (1, False, 1), (7, False, 1)]
+
+
+def test_a_commit_of_spans_is_read_with_three_requests_in_its_order(s3: S3, folder: str) -> None:
+    store = spans_at(s3, folder)
+    store.create(SPANS)
+    for number in range(10):
+        append(store, [answer(f"{number}")])
+    spans = SpansTable(store, lambda: NOON).open()
+    s3.requests()
+
+    batch = spans.since(0, None)
+
+    asked = s3.requests()
+    assert [arrival.span.trace_id for arrival in batch.arrivals] == [trace_id(f"{n}") for n in range(10)]
+    assert [arrival.commit for arrival in batch.arrivals] == list(range(1, 11))
+    assert Counter(request.method for request in asked) == {"GET": 30}
+
+
+def test_files_that_were_vacuumed_are_caught_up_on(s3: S3, folder: str) -> None:
+    store = spans_at(s3, folder)
+    store.create(SPANS)
+    for number in range(3):
+        append(store, [answer(f"{number}")])
+    snapshot = store.open()
+    snapshot.compact()
+    snapshot.vacuum(keep=timedelta(0), unknown=False, dry_run=False)
+    spans = SpansTable(store, lambda: NOON).open()
+
+    batch = spans.since(1, None)
+
+    assert batch.caught_up == CLEANED_UP
+    assert {arrival.span.trace_id for arrival in batch.arrivals} == {trace_id(f"{n}") for n in range(3)}
+    again = spans.of_traces({trace_id("1")}, [2], None)
+    assert [(arrival.span.trace_id, arrival.commit) for arrival in again] == [(trace_id("1"), FOUND_BY_TIME)]
+
+
+def test_a_commit_longer_than_what_is_asked_for_at_once_is_read_whole(
+    s3: S3, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = spans_at(s3, folder)
+    store.create(SPANS)
+    append(store, [answer("a")])
+    snapshot = store.open()
+    whole = snapshot.commit(1)
+    monkeypatch.setattr("evaluator.tables.snapshot.LOG_ENTRY", 100)
+
+    assert snapshot.commit(1) == whole
+    assert snapshot.commit(2) is None
