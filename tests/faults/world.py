@@ -337,8 +337,13 @@ class World:
         return work
 
     def evaluation(self, worker: Worker, whole: bool = False) -> Work:
-        start = self.now - timedelta(hours=100 if whole else self.random.randint(0, 50))
-        end = self.now + timedelta(days=2) if whole else start + timedelta(hours=self.random.randint(1, 40))
+        """`whole`: from before all spans on, at whatever time; a session whose first turn lies before the range would
+        be left out, and begin with its second turn once the first lies days before it."""
+        if whole:
+            start, end = NOON - timedelta(days=5), self.now + timedelta(days=2)
+        else:
+            start = self.now - timedelta(hours=self.random.randint(0, 50))
+            end = start + timedelta(hours=self.random.randint(1, 40))
         parts = EvaluationParts(
             spans=SpansTable(self._gated(self.spans, worker), self.clock),
             ledger=self._ledger(worker),
