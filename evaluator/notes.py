@@ -9,7 +9,7 @@ import orjson
 from evaluator.errors import ConfigurationError
 from evaluator.ports import LedgerPort
 from evaluator.scorers.scorer import Scorer
-from evaluator.shards import WHOLE, Shard
+from evaluator.shards import WHOLE, Shard, shards_of
 from evaluator.tables.ledger import FENCE_KEY, PAUSE_NOTE, SCORER_NOTE, note
 from evaluator.tables.rows import Row, Unit
 
@@ -78,20 +78,37 @@ def scorer_units(scorers: Iterable[Scorer], notes: Mapping[str, Row]) -> list[Un
 
 
 def catch_ups(notes: Mapping[str, Row], shards: Iterable[Shard] = (WHOLE,)) -> list[CatchUp]:
-    """The catch-ups that were begun, oldest first, each as far as the slowest of some shards has come."""
+    """The catch-ups that were begun, oldest first, each as far as the slowest of some shards has come.
+
+    What all the shards of another number looked through was looked through for these, too.
+    """
     parts = list(shards)
     found = []
     for name, row in notes.items():
         words = name.removeprefix(SINCE_NOTE).split("/")
         if not name.startswith(SINCE_NOTE) or len(words) != 2 or row.first is None or row.last is None:
             continue
-        reached = (notes.get(f"{name}/{shard.name}") for shard in parts)
+        together = _reached(notes, name, row.first)
         upto = min(
-            (row.first if one is None or one.upto is None else one.upto for one in reached), default=row.first
+            (max(together, _upto(notes.get(f"{name}/{shard.name}"), row.first)) for shard in parts),
+            default=row.first,
         )
         scorer, version = words
         found.append(CatchUp(scorer=scorer, version=version, start=row.first, end=row.last, upto=upto))
     return sorted(found, key=lambda one: (one.start, one.scorer))
+
+
+def _reached(notes: Mapping[str, Row], name: str, start: datetime) -> datetime:
+    """How far a range was looked through by all the shards of any number."""
+    counts = {int(other.rpartition("of")[2]) for other in notes if other.startswith(f"{name}/")}
+    layouts = (
+        [_upto(notes.get(f"{name}/{shard.name}"), start) for shard in shards_of(count)] for count in counts
+    )
+    return max(map(min, layouts), default=start)
+
+
+def _upto(reached: Row | None, start: datetime) -> datetime:
+    return start if reached is None or reached.upto is None else reached.upto
 
 
 def begun_unit(scorer: str, version: str, start: datetime, end: datetime) -> Unit:

@@ -1,14 +1,17 @@
 """What an operator does to the backlog: put up for retry, pause, resume."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
 from evaluator.config import Config, nearest
-from evaluator.decisions import newest_revisions, without_spend
+from evaluator.decisions import days_beside, newest_revisions, without_spend
 from evaluator.errors import ConfigurationError
 from evaluator.guidelines.definitions import JudgeDefinition
 from evaluator.notes import EVERY_JUDGE, pause_units, paused
 from evaluator.portions import portions
+from evaluator.tables.ledger import Book
+from evaluator.tables.rows import Key, Row
 from evaluator.wiring import build_tables, definitions_of, utc_now
 
 ROWS_A_COMMIT = 2_000
@@ -20,15 +23,10 @@ def retry_unscored(config: Config, since: datetime | None, judge: str | None) ->
         _known_judge(config, judge)
     book = build_tables(config).ledger.open()
     now = utc_now()
-    results = book.rows("scorer is not null")
-    newest = newest_revisions(results)
     given_up = [
         row
-        for row in results.values()
-        if row.state == "unscored"
-        and row.revision == newest[row.key[:4]]
-        and row.due is None
-        and (judge is None or row.scorer == judge)
+        for row in _given_up(book, book.rows("scorer is not null and state = 'unscored' and due is null"))
+        if (judge is None or row.scorer == judge)
         and (since is None or (row.at is not None and row.at >= since))
     ]
     count = 0
@@ -36,6 +34,18 @@ def retry_unscored(config: Config, since: datetime | None, judge: str | None) ->
         units = [[replace(without_spend(row), due=now, attempts=0)] for row in rows]
         count += len(book.commit(units))
     return count
+
+
+def _given_up(book: Book, unscored: Mapping[Key, Row]) -> list[Row]:
+    """Those of some rows that are the last word on their target: nothing was said after, and no revision came."""
+    targets = {key.target_id for key in unscored}
+    sessions = {key.target_id for key in unscored if key.target_type == "SESSION"}
+    states = book.states(targets, days_beside(row.day for row in unscored.values()))
+    states |= book.of_sessions(sessions) if sessions else {}
+    newest = newest_revisions(states)
+    return [
+        row for key, row in unscored.items() if states[key].seq == row.seq and row.revision == newest[key[:4]]
+    ]
 
 
 def set_pause(config: Config, judge: str | None, *, on: bool) -> list[str]:

@@ -81,8 +81,8 @@ class Arrivals:
             start = "earliest" if work.spans.ours else "latest"
             if start == "latest":
                 work.summary.notes.append(
-                    "the spans table was there before: scoring starts with what arrives from now on "
-                    "(`start: earliest` or `7d` begins in the past, `evaluator eval` scores a range of it)"
+                    "the spans table was there before: scoring starts with what ends from now on, whenever the rest "
+                    "arrives (`start: earliest` or `7d` begins in the past, `evaluator eval` scores a range of it)"
                 )
         if start == "latest":
             version = work.spans.version
@@ -90,7 +90,9 @@ class Arrivals:
             work.book.commit([], moved=self._moved(version, now, mark, begins=True), floor=now)
             # Another worker may have been first; where nothing is said yet, others share the work meanwhile.
             return self._said() or (version, now, mark)
-        if isinstance(start, timedelta):
+        if (
+            isinstance(start, timedelta) and work.book.floor is None
+        ):  # once said, it does not go on with the clock
             work.book.commit([], floor=now - start)
         return NOTHING_READ, None, None
 

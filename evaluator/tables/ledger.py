@@ -194,8 +194,8 @@ class Book(Integers):
         """The newest row of each result of these sessions, whole, from all partitions."""
         if not session_ids:
             return {}
-        table = self._read("target_type = 'SESSION' and scorer is not null", COLUMNS)
-        return latest(_of_these(table, "target_id", session_ids))
+        where = "target_type = 'SESSION' and scorer is not null"
+        return latest(from_arrow(self._read_of("target_id", session_ids, where, COLUMNS)))
 
     def of_trace(self, trace_id: str) -> list[Row]:
         """The newest row of each key of one trace, whole, in all partitions."""
@@ -412,15 +412,17 @@ class Book(Integers):
         """The rows of some ids: few are named in the query, so that no others are held; many are looked for here."""
         if not _too_long_to_name(ids):
             return self._read(f"{where} and {column} in ({', '.join(map(quoted, ids))})", columns)
-        table = self._read(where, columns)
-        return table.filter(pc.is_in(table.column(column), pa.array(set(ids), pa.string())))
+        wanted = pa.array(set(ids), pa.string())
+        return self._read(where, columns, lambda table: table.filter(pc.is_in(table.column(column), wanted)))
 
-    def _read(self, where: str, columns: Sequence[str]) -> pa.Table:
+    def _read(
+        self, where: str, columns: Sequence[str], keep: Callable[[pa.Table], pa.Table] | None = None
+    ) -> pa.Table:
         names = ", ".join(f'"{name}"' for name in columns)
         if not self._missing:
-            return self._snapshot.query(f"select {names} from t where {where}")
+            return self._snapshot.query(f"select {names} from t where {where}", keep)
         added = ", ".join(f'null as "{name}"' for name in self._missing)
-        table = self._snapshot.query(f"select {names} from (select *, {added} from t) where {where}")
+        table = self._snapshot.query(f"select {names} from (select *, {added} from t) where {where}", keep)
         return table.cast(pa.schema([LEDGER.field(name) for name in columns]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
@@ -274,11 +274,19 @@ class Snapshot:
             except OSError as error:
                 raise self.store.failure(f"{path} cannot be deleted", error) from error
 
-    def query(self, sql: str) -> pa.Table:
-        """Run a SELECT over the table, which is called `t` in it (DataFusion). Raises TableError."""
+    def query(self, sql: str, keep: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
+        """Run a SELECT over the table, which is called `t` in it (DataFusion). Raises TableError.
+
+        `keep`: what is kept of each portion of the answer, where it may be too large to be held whole.
+        """
         try:
-            reader = QueryBuilder().register("t", self._table).execute(sql)
-            return plain(pa.table(reader.read_all()))
+            reader = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", self._table).execute(sql))
+            if keep is None:
+                return plain(reader.read_all())
+            empty = plain(reader.schema.empty_table())
+            return pa.concat_tables(
+                [empty, *(keep(plain(pa.Table.from_batches([batch]))) for batch in reader)]
+            )
         except Exception as error:  # the engine raises bare Exception
             if "Unsupported table features" in str(error):
                 raise self.store.foreign(cause(error)) from error
@@ -309,8 +317,12 @@ class Snapshot:
                     name.removeprefix("partition."): None if row.get(name) is None else str(row[name])
                     for name in partitions
                 },
-                earliest=bound(row.get(f"min.{time_column}")),
-                latest=bound(row.get(f"max.{time_column}"), above=True),
+                earliest=None
+                if row.get(f"null_count.{time_column}")
+                else bound(row.get(f"min.{time_column}")),
+                latest=None
+                if row.get(f"null_count.{time_column}")
+                else bound(row.get(f"max.{time_column}"), above=True),
             )
             for row in actions.to_pylist()
         ]

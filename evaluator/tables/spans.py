@@ -44,7 +44,7 @@ PROVISIONED = "Provisioned by evaluator"
 IDENTITY = ("trace_id", "span_id", "start_time_unix_nano", "time")
 FOUND_BY_TIME = -1
 """The commit of spans that were taken by their time: no log has it, so they are found by time again."""
-HEX_DIGITS = 32
+HEX_ID = "^[0-9a-fA-F]{32}$"
 SPANS_A_BATCH = 50_000
 TRACES_A_PORTION = 1_000
 COMMITS_A_LOOK = 32
@@ -297,7 +297,7 @@ class SpansSnapshot:
         for moment, comparison in ((start, ">="), (end, "<")):
             if moment is not None:
                 bounds.append(f"start_time_unix_nano {comparison} {_nanos(moment)}")
-        where = f" where {' and '.join(bounds)}" if bounds else ""
+        where = f" where {' and '.join(bounds)} or start_time_unix_nano is null" if bounds else ""
         return f"select {names} from t{where}"
 
 
@@ -332,9 +332,9 @@ def _decoded(
 
 
 def _likely(table: pa.Table, trace_ids: Collection[str]) -> pa.Table:
-    """The rows of some traces, found before they are decoded where the table holds ids as hex text."""
+    """The rows of some traces, found before they are decoded where all ids are hex text."""
     column = table.column("trace_id")
-    if not pa.types.is_string(column.type) or pc.max(pc.utf8_length(column)).as_py() != HEX_DIGITS:
+    if not pa.types.is_string(column.type) or not pc.all(pc.match_substring_regex(column, HEX_ID)).as_py():
         return table
     return table.filter(pc.is_in(pc.utf8_lower(column), pa.array(set(trace_ids), pa.string())))
 

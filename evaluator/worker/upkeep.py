@@ -109,7 +109,12 @@ def _steps(
     def restate_and_expire() -> None:
         done.restated = restate(tables.ledger, clock() - RESTATED_AFTER, dry_run=dry_run)
         keep = config.retention.ledger
-        done.expired = expire(tables.ledger, keep, published=published, now=clock(), dry_run=dry_run)
+        spans = tables.spans.open() if tables.spans.store.exists() else None
+        done.expired = expire(
+            tables.ledger, keep, spans=spans, published=published, now=clock(), dry_run=dry_run
+        )
+        if done.expired.held:
+            done.notes.append(f"no day of the ledger is removed while {done.expired.held}")
 
     def maintain_ledger() -> None:
         store = tables.ledger.store

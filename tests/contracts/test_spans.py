@@ -1,5 +1,6 @@
 """What every layout of a spans table owes: the same spans, whoever made the table and however it is read."""
 
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -135,3 +136,29 @@ def test_a_deleted_row_is_not_read_and_an_old_file_does_not_come_anew(tmp_path: 
     assert names(spans.since(second, None).arrivals) <= {(trace_id("a"), "root"), (trace_id("b"), "root")}
     assert names(spans.around(None, None)) == everything(spans)
     assert spans.everything().num_rows == 3
+
+
+def test_ids_of_several_forms_in_one_file_are_all_found(tmp_path: Path) -> None:
+    """Base64 as some exporters write it, and what is no id of OpenTelemetry at all."""
+    store = DeltaStore(str(tmp_path / "spans"))
+    store.create(SPANS)
+    raw = bytes(range(1, 17))
+    in_base64 = {**answer("b"), "trace_id": b64encode(raw).decode(), "span_id": b64encode(raw[:8]).decode()}
+    append(store, [answer("a"), in_base64, {**answer("c"), "trace_id": "Req-17"}])
+    spans = SpansTable(store, lambda: datetime.now(UTC)).open()
+    ids = {trace_id("a"), raw.hex(), "Req-17"}
+
+    assert {arrival.span.trace_id for arrival in spans.of_traces(ids, [1], None)} == ids
+    assert {arrival.span.trace_id for arrival in spans.around(ids, None)} == ids
+
+
+def test_a_span_without_a_time_is_found_beside_spans_that_have_one(tmp_path: Path) -> None:
+    """Of the column by which files are left out; the span's own start is known."""
+    store = DeltaStore(str(tmp_path / "spans"))
+    store.create(SPANS)
+    append(store, [{**answer("a"), "time": None}, answer("old", at=NOON - timedelta(days=30))])
+    spans = SpansTable(store, lambda: datetime.now(UTC)).open()
+
+    [(found, _)] = spans.ids_between(NOON - timedelta(days=1), NOON + timedelta(days=1))
+
+    assert list(found) == [trace_id("a")]

@@ -389,7 +389,8 @@ class World:
         keep = timedelta(hours=self.random.choice((24, 48)))
 
         async def work(_: Worker) -> object:
-            return expire(ledger, keep, published=self.published(), now=self.now)
+            spans = SpansTable(self.spans, self.clock).open()
+            return expire(ledger, keep, spans=spans, published=self.published(), now=self.now)
 
         return work
 

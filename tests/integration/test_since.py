@@ -13,10 +13,10 @@ from evaluator.dataset.selection import SelectionRule
 from evaluator.engines.local import LocalEngine
 from evaluator.feedback import Reason, Usage
 from evaluator.live.work import Parts
-from evaluator.notes import CatchUp, catch_ups
+from evaluator.notes import CatchUp, begun_unit, catch_ups, reached_unit
 from evaluator.offline import evaluate
 from evaluator.score import Active
-from evaluator.shards import Shard
+from evaluator.shards import Shard, shards_of
 from evaluator.summary import Summary
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.rows import Key, Row
@@ -358,3 +358,37 @@ async def test_a_paid_call_that_was_held_back_after_all_leaves_an_open_row(bench
     [row] = results(bench).values()
     assert (row.state, row.reason) == ("deferred", "budget")
     assert Key("TRACE", trace_id("t0"), "new", "v1", 0) in bench.states()
+
+
+async def test_a_past_that_was_looked_through_is_not_looked_through_again_by_other_shards(
+    bench: Bench,
+) -> None:
+    """Not even for what a rate that was raised meanwhile would take in: `eval` scores that."""
+    await a_past(bench, *(number / 10 for number in range(1, 13)))
+    some = Greets("new")
+    rate = Active(scorer=some, rule=SelectionRule(name="new", sample_rate=0.3), since=WEEK)
+    await ticked(bench, rate)
+    assert 0 < len(some.seen) < 12
+    paid = len(some.seen)
+
+    for count in (2, 3, 1):
+        bench.ledger.open().share_out(count, bench.spans.open().table_id)
+        for shard in shards_of(count):
+            await ticked(bench, judge(some), shard=shard)
+        assert catch_up(bench, *shards_of(count)).done
+
+    assert len(some.seen) == paid
+
+
+async def test_shards_go_on_with_a_past_where_the_slowest_of_the_old_ones_was(bench: Bench) -> None:
+    await a_past(bench, 3, 2, 1)
+    book = bench.ledger.open()
+    start, end = bench.now - WEEK, bench.now
+    one = CatchUp(scorer="new", version="v1", start=start, end=end, upto=start)
+    notes = [begun_unit("new", "v1", start, end)]
+    notes += [reached_unit(one, start + timedelta(days=4 + shard.index), shard) for shard in shards_of(2)]
+    book.commit(notes)
+
+    assert catch_up(bench, *shards_of(3)).upto == start + timedelta(days=4)
+    assert catch_up(bench, Shard(1, 2)).upto == start + timedelta(days=5)
+    assert catch_up(bench, Shard(0, 1)).upto == start + timedelta(days=4)

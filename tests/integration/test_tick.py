@@ -258,6 +258,18 @@ async def test_scoring_starts_now_in_a_table_that_was_there_before(bench: Bench,
     assert any("from now on" in told for told in first.notes)
 
 
+async def test_a_start_some_days_back_stays_where_it_was_first_said(bench: Bench) -> None:
+    """Though the first tick could decide nothing, and the next one comes days later."""
+    bench.append(answer("a", at=bench.now - timedelta(days=6)), answer("b", at=bench.now - timedelta(days=8)))
+    week = timedelta(days=7)
+    await bench.tick(Greets(raises=True, waits=True), start=week)
+    bench.later(days=2)
+
+    await bench.tick(Greets(), start=week)
+
+    assert {key.target_id for key, row in bench.states().items() if row.state == "scored"} == {trace_id("a")}
+
+
 async def test_publishing_twice_gives_every_annotation_once_and_mlflows_rules_read_them(bench: Bench) -> None:
     bench.append(answer("a"), answer("b", "Bye"))
     await bench.tick(Greets())

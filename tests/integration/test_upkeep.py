@@ -4,20 +4,26 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
+from evaluator.dataset.selection import SelectionRule
 from evaluator.publish import publish
+from evaluator.score import Active
+from evaluator.shards import shards_of
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.tables import maintenance
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.ledger import PROPERTIES, Ledger
 from evaluator.tables.maintenance import maintain
 from evaluator.tables.provision import table_properties
+from evaluator.tables.retention import Expired, expire
 from evaluator.tables.schemas import ANNOTATIONS
+from evaluator.tick import tick
 from tests.bench import Bench, Greets
 from tests.project import ONE_JUDGE, Project
 from tests.stub_provider import StubProvider
@@ -187,6 +193,70 @@ def test_a_worker_maintains_the_tables_after_a_tick_once_a_day(tmp_path: Path) -
 
 SAID = b"Decided by a hash of the prompt"
 """What the stub says of every trace."""
+
+
+# --- retention beside those who read
+
+
+def expired(bench: Bench, days: int) -> Expired:
+    book, spans = bench.ledger.open(), bench.spans.open()
+    return expire(bench.ledger, timedelta(days=days), spans=spans, published=book.seq, now=bench.now)
+
+
+async def test_retention_removes_nothing_while_live_has_something_to_read(bench: Bench) -> None:
+    """A wrong key may hold the work up for longer than the ledger is kept: what is unread has to stay in scope."""
+    bench.append(answer("a"))
+    await bench.tick(Greets())
+    bench.append(answer("b", at=bench.now))
+    bench.later(days=9)
+    await bench.tick(Greets(raises=True, waits=True))
+
+    held = expired(bench, days=7)
+    await bench.tick(Greets())
+    decided = {key.target_id for key, row in bench.states().items() if row.state == "scored"}
+    removed = expired(bench, days=7)
+
+    assert decided == {trace_id("a"), trace_id("b")}
+    assert (held.days, held.held) == ((), "commits of the spans table are unread")
+    assert len(removed.days) == 1
+    assert bench.ledger.open().floor == removed.floor
+
+
+async def test_retention_waits_for_the_slowest_shard(bench: Bench) -> None:
+    """An imported history, of which one of two workers has read its part: none of the other's is out of scope."""
+    old = [f"t{number}" for number in range(20)]
+    bench.append(*(answer(name, at=bench.now - timedelta(days=500)) for name in old))
+    bench.ledger.open().share_out(2, bench.spans.open().table_id)
+    first, second = shards_of(2)
+    await bench.tick(Greets(), shard=first)
+
+    held = expired(bench, days=400)
+    await bench.tick(Greets(), shard=second)
+    decided = {key.target_id for key, row in bench.states().items() if row.state == "scored"}
+    removed = expired(bench, days=400)
+
+    assert held.held
+    assert decided == {trace_id(name) for name in old}
+    assert removed.rows == 40
+
+
+async def test_what_a_session_needs_that_may_go_on_outlasts_retention(bench: Bench) -> None:
+    """Its turns, since it began; what is older goes."""
+    active = [Active(scorer=Greets("talk"), rule=SelectionRule(name="talk", target="session"))]
+    for day in range(12):
+        session = {"session.id": "thread"} if day >= 3 else {}
+        bench.append(answer(f"t{day}", at=bench.now, **session))
+        await tick(replace(bench.parts(session_idle=timedelta(days=30)), active=active), "run")
+        if day < 11:
+            bench.later(days=1)
+
+    removed = expired(bench, days=2)
+
+    assert len(removed.days) == 2
+    assert {trace_id(f"t{day}") for day in range(3, 12)} <= {key.target_id for key in bench.states()}
+
+
+# --- what is forgotten
 
 
 def judged(folder: Path, stub: StubProvider) -> Project:

@@ -102,3 +102,14 @@ async def test_a_renewal_that_fails_while_the_lease_lasts_does_not_lose_it(
         lost = lease.lost
 
     assert (still_held, lost) == (True, True)
+
+
+async def test_a_lease_that_a_wrong_clock_took_far_ahead_is_not_waited_for(tmp_path: Path) -> None:
+    """Its holder was killed elsewhere, so that nobody can tell that it is dead; a little skew is respected."""
+    integers = Integers()
+    for ahead, respected in ((timedelta(minutes=5), True), (timedelta(days=1), False)):
+        elsewhere = Lease(integers.open, "live", tmp_path / "elsewhere", lambda by=ahead: integers.now + by)
+        integers.values.clear()
+        assert elsewhere._try() is None
+
+        assert (a_lease(integers, tmp_path)._try() is not None) == respected

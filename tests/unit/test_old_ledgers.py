@@ -194,7 +194,7 @@ def test_an_open_row_told_again_yields_to_what_came_of_it_meanwhile(ledger: Ledg
 
 
 def expired(ledger: Ledger, clock: Clock, published: int = EVERYTHING, days: int = 10) -> list[date]:
-    return list(expire(ledger, timedelta(days=days), published=published, now=clock.now).days)
+    return list(expire(ledger, timedelta(days=days), spans=None, published=published, now=clock.now).days)
 
 
 def test_days_that_are_old_decided_and_published_are_removed_and_the_floor_rises(
