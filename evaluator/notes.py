@@ -15,6 +15,7 @@ from evaluator.tables.rows import Row, Unit
 
 EVERY_JUDGE = "*"
 SINCE_NOTE = "since/"
+BEGUN_NOTE = "begun/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +110,17 @@ def _reached(notes: Mapping[str, Row], name: str, start: datetime) -> datetime:
 
 def _upto(reached: Row | None, start: datetime) -> datetime:
     return start if reached is None or reached.upto is None else reached.upto
+
+
+def scoring_begun(notes: Mapping[str, Row], table_id: str) -> datetime | None:
+    """From when on scoring takes in what arrives in a spans table; None where it began with all, or some days back."""
+    row = notes.get(f"{BEGUN_NOTE}{table_id}")
+    return None if row is None else row.first
+
+
+def scoring_begun_unit(table_id: str, at: datetime) -> Unit:
+    """The commit that says so, beside the cursor."""
+    return [replace(note(f"{BEGUN_NOTE}{table_id}", state="done"), first=at)]
 
 
 def begun_unit(scorer: str, version: str, start: datetime, end: datetime) -> Unit:

@@ -13,8 +13,9 @@ from evaluator.traces.assembly import Arrival
 class SpanBatch(Protocol):
     """What the commits after a cursor brought, up to `upto`; `more` says that there are further ones.
 
-    `upto_mark` tells that version from the same one of another copy of the table, where anything does. `caught_up`: why
-    the log was not followed, so that the batch may hold more than is new, never less.
+    `upto_mark` tells that version from the same one of another copy of the table, where anything does. `by_time`: the spans
+    were found by their times, so that the batch may hold more than is new, never less; `caught_up`: why, where the log
+    could not be followed.
     """
 
     @property
@@ -27,6 +28,8 @@ class SpanBatch(Protocol):
     def upto_mark(self) -> int | None: ...
     @property
     def more(self) -> bool: ...
+    @property
+    def by_time(self) -> bool: ...
     @property
     def caught_up(self) -> str | None: ...
 

@@ -17,6 +17,7 @@ from evaluator.decisions import (
 )
 from evaluator.live.late import decided_anew, decided_before
 from evaluator.live.work import Work
+from evaluator.notes import scoring_begun, scoring_begun_unit
 from evaluator.score import Assignment
 from evaluator.tables.rows import Key, Moved, Row, Unit, newest_of_each
 from evaluator.traces.assembly import (
@@ -43,6 +44,8 @@ class Arrivals:
         """Of the traces to which late spans came: as which revision they are decided anew."""
         self._brought: set[str] = set()
         """The traces of which the batch in hand has spans."""
+        self._by_time = False
+        """Whether these were found by their time, so that some may have been there before scoring began."""
 
     async def decide(self) -> None:
         """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
@@ -55,6 +58,7 @@ class Arrivals:
             now = batch.upto_at if batch.more else self._parts.clock()
             mine = [arrival for arrival in batch.arrivals if self._parts.shard.holds(arrival.span.trace_id)]
             self._brought = {arrival.span.trace_id for arrival in mine}
+            self._by_time = batch.by_time
             found = await work.in_thread(self._put_together, gather(mine), now, batch.more)
             ready, waiting = self._split(found, now)
             moved = None
@@ -81,13 +85,14 @@ class Arrivals:
             start = "earliest" if work.spans.ours else "latest"
             if start == "latest":
                 work.summary.notes.append(
-                    "the spans table was there before: scoring starts with what ends from now on, whenever the rest "
-                    "arrives (`start: earliest` or `7d` begins in the past, `evaluator eval` scores a range of it)"
+                    "the spans table was there before: scoring starts with what arrives from now on "
+                    "(`start: earliest` or `7d` begins in the past, `evaluator eval` scores a range of it)"
                 )
         if start == "latest":
             version = work.spans.version
             mark = work.spans.mark(version)
-            work.book.commit([], moved=self._moved(version, now, mark, begins=True), floor=now)
+            begun = [scoring_begun_unit(work.spans.table_id, now)]
+            work.book.commit(begun, moved=self._moved(version, now, mark, begins=True))
             # Another worker may have been first; where nothing is said yet, others share the work meanwhile.
             return self._said() or (version, now, mark)
         if (
@@ -137,14 +142,13 @@ class Arrivals:
         return self._undecided(found)
 
     def _undecided(self, found: Mapping[str, Pending]) -> dict[str, Pending]:
-        """Without what is done, and without what ended before the floor.
+        """Without what is done, and without what is out of scope.
 
         The late spans of what is done change nothing, unless they are to make its next revision.
         """
         work = self._work
         days = days_around(found.values())
         states = work.book.states(found, days)
-        floor = work.book.floor
         newest_of = newest_of_each("TRACE", states)
         undecided, late = {}, {}
         ended: list[Unit] = []
@@ -155,7 +159,7 @@ class Arrivals:
             elif newest is not None and newest.revision:
                 self._revisions[trace_id] = newest.revision
                 undecided[trace_id] = replace(pending, commits=())
-            elif floor is None or pending.latest is None or pending.latest >= floor:
+            elif self._is_in_scope(pending):
                 self._revisions.pop(trace_id, None)
                 undecided[trace_id] = pending
             elif wait := work.waiting.get(trace_id):
@@ -168,6 +172,17 @@ class Arrivals:
         _, told_again = decided_before(work, [trace_id for trace_id in late if trace_id in work.waiting])
         work.commit([*ended, *told_again])
         return undecided | {trace_id: pending for trace_id, (_, pending) in anew.items()}
+
+    def _is_in_scope(self, pending: Pending) -> bool:
+        """Not what ended before the floor, nor, of what was found by its time, before scoring began."""
+        work = self._work
+        if pending.latest is None:
+            return True
+        floor = work.book.floor
+        if self._by_time and pending.trace_id not in work.waiting:
+            begun = scoring_begun(work.book.notes(), work.spans.table_id)
+            floor = max((moment for moment in (floor, begun) if moment), default=None)
+        return floor is None or pending.latest >= floor
 
     def _split(
         self, found: Mapping[str, Pending], now: datetime

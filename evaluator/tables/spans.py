@@ -65,8 +65,8 @@ ANOTHER = "its log is another one than was read: an older copy was put back"
 class SpanBatch:
     """What the commits after a cursor, up to `upto`, brought. `upto_mark` tells that commit, where it can be read.
 
-    `caught_up`: why the log was not followed, so that files were taken by their age and the batch may hold more than is
-    new, never less.
+    `by_time`: the spans were found by their times, so that the batch may hold more than is new, never less; `caught_up`:
+    why, where the log could not be followed.
     """
 
     arrivals: list[Arrival]
@@ -74,6 +74,7 @@ class SpanBatch:
     upto_at: datetime
     upto_mark: int | None
     more: bool
+    by_time: bool
     caught_up: str | None = None
 
 
@@ -158,6 +159,7 @@ class SpansSnapshot:
             upto_at=min(at, now),
             upto_mark=mark,
             more=version < self.version,
+            by_time=not self._snapshot.raw_readable,
         )
 
     def mark(self, version: int) -> int | None:
@@ -278,7 +280,13 @@ class SpansSnapshot:
             arrivals = _decoded(self._snapshot.query(self._select(None, None)), now, FOUND_BY_TIME)
         mark = self.mark(self.version)
         return SpanBatch(
-            arrivals=arrivals, upto=self.version, upto_at=now, upto_mark=mark, more=False, caught_up=why
+            arrivals=arrivals,
+            upto=self.version,
+            upto_at=now,
+            upto_mark=mark,
+            more=False,
+            by_time=True,
+            caught_up=why,
         )
 
     def _active(self, files: Iterable[DataFile], columns: Iterable[str]) -> Iterator[pa.Table]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
+from evaluator.notes import BEGUN_NOTE
 from evaluator.shards import Shard, shards_of
 from evaluator.tables.rows import Key, Row, from_arrow
 
@@ -53,6 +54,8 @@ class Mirror:
         self.commits = 0
         self.origin = -1
         """Up to where the spans table was before scoring began."""
+        self.begun: datetime | None = None
+        """When that was, where it did not begin with all."""
         self._live = f"live/{spans_id}/"
         self._of_shards = re.compile(rf"live(_at|_mark)?/{re.escape(spans_id)}/\d+of\d+")
         self._scored: Counter[tuple[object, ...]] = Counter()
@@ -84,8 +87,9 @@ class Mirror:
         return frozenset().union(*brought) - self.deleted - self.far - self.out_of_scope()
 
     def out_of_scope(self) -> set[str]:
-        """Spans that ended before the floor."""
+        """Spans that ended before the floor, or before scoring began, which may be judged or not."""
         floor = datetime.fromtimestamp(self.transactions.get("floor", 0) / 1000, UTC)
+        floor = max(floor, self.begun or floor)
         return {span for span, ended in self.ended.items() if ended < floor}
 
     def began_anew(self) -> set[str]:
@@ -119,8 +123,9 @@ class Mirror:
         check(self.cursor >= reached, f"5: the cursor went back from {reached} to {self.cursor}")
         others = [app_id for app_id in self.transactions if not self._of_shards.fullmatch(app_id)]
         check(FIXED.issuperset(others), f"5: another app id among {sorted(transactions)}")
-        if "floor" in transactions and moved and not begun:
-            self.origin = self.cursor
+        said = [row.first for row in rows if row.target_id.startswith(BEGUN_NOTE)]
+        if said and moved and not begun:
+            self.origin, self.begun = self.cursor, said[0]
         for row in rows:
             self._count(row)
             self.latest[row.key] = row

@@ -258,6 +258,30 @@ async def test_scoring_starts_now_in_a_table_that_was_there_before(bench: Bench,
     assert any("from now on" in told for told in first.notes)
 
 
+async def test_what_arrives_after_scoring_began_is_scored_however_old_it_is(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Batches come hours later; what was there before is no part of it, not even where the log cannot be followed."""
+    foreign = DeltaStore(str(tmp_path / "foreign"))
+    foreign.create(spans_store(tmp_path / "x").open().schema)
+    append(foreign, [answer("before", at=bench.now - timedelta(days=3))])
+    parts = replace(bench.parts(Greets()), spans=SpansTable(foreign, bench.clock))
+    bench.later(seconds=10)
+    await tick(parts, "run")
+
+    append(foreign, [answer("late batch", at=bench.now - timedelta(days=2))])
+    await tick(parts, "run")
+    bench.later(hours=1)
+    append(foreign, [answer("new", at=bench.now)])
+    foreign.open().compact()
+    foreign.open().vacuum(keep=timedelta(0), unknown=False, dry_run=False)
+    caught_up = await tick(parts, "run")
+
+    scored = {key.target_id for key, row in bench.states().items() if row.state == "scored"}
+    assert scored == {trace_id("late batch"), trace_id("new")}
+    assert any("caught up" in told for told in caught_up.notes)
+
+
 async def test_a_start_some_days_back_stays_where_it_was_first_said(bench: Bench) -> None:
     """Though the first tick could decide nothing, and the next one comes days later."""
     bench.append(answer("a", at=bench.now - timedelta(days=6)), answer("b", at=bench.now - timedelta(days=8)))
