@@ -5,7 +5,7 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,7 +13,8 @@ from pathlib import Path
 
 from evaluator.decisions import assessment_of
 from evaluator.errors import TableError
-from evaluator.notes import catch_ups
+from evaluator.notes import CatchUp, catch_ups
+from evaluator.shards import Shard
 from evaluator.sinks import mlflow
 from evaluator.tables.annotations import annotation_id, erase
 from evaluator.tables.rows import Key, Row, from_arrow, newest_of_each
@@ -316,10 +317,10 @@ class History:
                 done = decided.get(trace_id)
                 ours = done is not None and json.loads(done.set or "{}").get(name) == version
                 far = spans & mirror.far
-                [shard] = [shard for shard in mirror.shards if shard.holds(trace_id)]
-                # What came, or was decided, after the past was looked through is live's.
-                ours = ours or done is None or done.seq > notes[f"since/{name}/{version}/{shard.name}"].seq
                 if past is None or start is None or ours or far or not past.start <= start < past.end:
+                    continue
+                # What came, or was decided, after the past was looked through is live's.
+                if done is None or done.seq > _looked_through(notes, past, trace_id):
                     continue
                 seen = [
                     row
@@ -406,6 +407,18 @@ def silence() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+def _looked_through(notes: Mapping[str, Row], past: CatchUp, trace_id: str) -> int:
+    """The `seq` by which a trace's part of a past was looked through, by a shard of whatever number."""
+    prefix = f"since/{past.scorer}/{past.version}/"
+    return min(
+        row.seq
+        for name, row in notes.items()
+        if name.startswith(prefix)
+        and row.upto == past.end
+        and Shard(*map(int, name.removeprefix(prefix).split("of"))).holds(trace_id)
+    )
 
 
 def run_history(seed: int, steps: int, tally: Tally, *, race: bool | None = None) -> None:
