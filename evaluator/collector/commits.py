@@ -20,7 +20,6 @@ from evaluator.collector.signals import LOGS, METRICS, TRACES, Signal
 from evaluator.errors import TableError
 from evaluator.tables import schemas
 from evaluator.tables.delta import DeltaStore
-from evaluator.tables.plain import plain
 from evaluator.tables.snapshot import CommitConflict, Snapshot
 
 MAX_WAITING = 256 * 2**20
@@ -138,20 +137,21 @@ class _Appender:
         self._signal = signal
         self._store = store
         self._snapshot: Snapshot | None = None
+        self._columns = SCHEMAS[signal.name]
         self._appends = 0
         self._app_id = f"evaluator-collector-{uuid.uuid4()}"
         self._number = 0
 
     def open(self) -> Snapshot:
         snapshot = self._store.open()
-        schema = SCHEMAS[self._signal.name]
-        found = plain(snapshot.schema.empty_table()).schema
-        if found.names != schema.names or found.types != schema.types:
+        columns = snapshot.empty().schema
+        if differences := _differences(columns, SCHEMAS[self._signal.name]):
             raise TableError(
-                f"{self._store.uri}: has not the columns of a table that `evaluator init` makes, so the collector "
-                "cannot write it (let `tables` in evaluator.yaml name a place for tables of our own)"
+                f"{self._store.uri}: has not the columns of a table that `evaluator init` makes "
+                f"({', '.join(differences)}), so the collector cannot write it (let `tables` in evaluator.yaml name a "
+                "place for tables of our own)"
             )
-        self._snapshot, self._appends = snapshot, 0
+        self._snapshot, self._columns, self._appends = snapshot, columns, 0
         return snapshot
 
     def append(self, messages: Sequence[Message]) -> None:
@@ -174,8 +174,31 @@ class _Appender:
         self._appends += 1
         self._number += 1
         try:
-            snapshot.append(table, {self._app_id: self._number})
+            snapshot.append(_filled(table, self._columns), {self._app_id: self._number})
         except CommitConflict as error:
             self._snapshot = None
             if self.open().transaction(self._app_id) != self._number:
                 raise TableError(f"{self._store.uri}: cannot be written: {error}") from error
+
+
+def _differences(columns: pa.Schema, ours: pa.Schema) -> list[str]:
+    """Why rows of our columns cannot be put into a table of these; one that was added there is left null."""
+    told = []
+    for column in ours:
+        if column.name not in columns.names:
+            told.append(f"{column.name} is missing")
+        elif (kind := columns.field(column.name).type) != column.type:
+            told.append(f"{column.name} is {kind} and not {column.type}")
+    return told + [
+        f"{column.name} was added and must not be null"
+        for column in columns
+        if column.name not in ours.names and not column.nullable
+    ]
+
+
+def _filled(table: pa.Table, columns: pa.Schema) -> pa.Table:
+    """The table with null in each column that it lacks."""
+    for column in columns:
+        if column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
+    return table

@@ -18,7 +18,9 @@ import aiohttp
 import grpc
 import grpc.aio
 import orjson
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from google.rpc.status_pb2 import Status
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as GrpcSpanExporter
 from opentelemetry.exporter.otlp.proto.http import Compression
@@ -36,6 +38,7 @@ from evaluator.config import Config
 from evaluator.errors import EvaluatorError, TableError
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.provision import provision
+from evaluator.tables.schemas import SPANS
 
 GRACE = timedelta(seconds=5)
 JSON = {"Content-Type": "application/json"}
@@ -309,8 +312,44 @@ async def test_a_missing_table_and_a_taken_port_are_told_at_the_start(tmp_path: 
 async def test_a_table_of_another_layout_is_refused_at_the_start(tmp_path: Path) -> None:
     stores = stores_in(tmp_path)
 
-    with pytest.raises(TableError, match="columns"):
+    with pytest.raises(TableError, match="parent_span_id is missing"):
         await Collector({**stores, "otel_spans": stores["otel_logs"]}).start("127.0.0.1", 0, 0)
+
+
+async def test_a_column_of_another_type_is_refused_by_its_name(tmp_path: Path) -> None:
+    stores = stores_in(tmp_path)
+    other = DeltaStore(str(tmp_path / "other"))
+    place = SPANS.get_field_index("flags")
+    other.create(SPANS.set(place, pa.field("flags", pa.string())))
+
+    with pytest.raises(TableError, match="flags is string and not"):
+        await Collector({**stores, "otel_spans": other}).start("127.0.0.1", 0, 0)
+
+
+async def test_a_column_that_was_added_meanwhile_is_left_null(tmp_path: Path) -> None:
+    stores = stores_in(tmp_path)
+
+    async with a_collector(stores) as collector:
+        await post(collector, a_request(name="before"))
+        columns = stores["otel_spans"].open().empty()
+        theirs = columns.append_column("extra_col", pa.array([], pa.list_(pa.string())))
+        write_deltalake(stores["otel_spans"].uri, theirs, mode="append", schema_mode="merge")
+        sent = [(await post(collector, a_request(name=name)))[0] for name in ("during", "after")]
+        await post(collector, a_request(name="once more"))
+
+    told = {row["name"]: row["extra_col"] for row in rows_in(stores)}
+    assert sent[-1] == 200
+    assert told.keys() >= {"before", "after", "once more"}
+    assert set(told.values()) == {None}
+
+
+async def test_a_column_that_was_added_and_must_not_be_null_is_refused(tmp_path: Path) -> None:
+    stores = stores_in(tmp_path)
+    other = DeltaStore(str(tmp_path / "other"))
+    other.create(SPANS.append(pa.field("team", pa.string(), nullable=False)))
+
+    with pytest.raises(TableError, match="team was added and must not be null"):
+        await Collector({**stores, "otel_spans": other}).start("127.0.0.1", 0, 0)
 
 
 Start = Callable[[Path], tuple[subprocess.Popen[str], str]]
