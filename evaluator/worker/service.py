@@ -84,7 +84,7 @@ class Service:
             await _listen(runner, host, port)
             started(f"http://{_shown(host)}:{runner.addresses[0][1]}")
             scheduler.add_job(
-                self._turn,
+                self._job,
                 trigger,
                 next_run_time=self._clock(),
                 max_instances=1,
@@ -104,9 +104,14 @@ class Service:
         if self._superseded is not None:
             raise self._superseded
 
+    async def _job(self) -> None:
+        """One turn; to the scheduler, one that was left where it was has ended, too."""
+        self._turning = asyncio.current_task()
+        with suppress(asyncio.CancelledError):
+            await self._turn()
+
     async def _turn(self) -> None:
         """One turn; an error is told and the next turn tries again."""
-        self._turning = asyncio.current_task()
         try:
             turn = await self._worker.turn(wait=False)
         except SharedOutError as error:
@@ -170,8 +175,7 @@ class Service:
             if not done:
                 log.warning("the tick did not end within `grace`: it is left where it is")
                 turning.cancel()
-                with suppress(asyncio.CancelledError):
-                    await turning
+                await turning
         await self._worker.close()
 
     # --- HTTP

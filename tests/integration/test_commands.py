@@ -497,6 +497,20 @@ def test_sigterm_lets_what_is_being_judged_end_within_grace(tmp_path: Path) -> N
         assert len(project.sql("select * from ledger where state = 'scored'")) == 2
 
 
+def test_sigterm_leaves_a_tick_that_outlasts_grace_and_says_one_line(tmp_path: Path) -> None:
+    with StubProvider(latency=30.0) as slow:
+        project = judged(tmp_path, slow, every="1h", grace="1s")
+        project.append(answer("a"))
+        worker = project.start("run", "--port", "0")
+        _until(lambda: bool(slow.requests))
+        worker.send_signal(signal.SIGTERM)
+        _, err = worker.communicate(timeout=30)
+
+    assert worker.returncode == 0
+    assert len(err.splitlines()) == 3, err
+    assert "the tick did not end within `grace`: it is left where it is" in err
+
+
 def test_a_port_that_is_taken_is_told_in_words(tmp_path: Path, stub: StubProvider) -> None:
     project = Project.create(tmp_path)
 
