@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,6 +46,7 @@ def _options(
 
 def main() -> None:
     """Run one command. An EvaluatorError is said on stderr, without a traceback, and gives its exit code."""
+    _replace_closed()
     try:
         app()
     except EvaluatorError as error:
@@ -53,6 +55,13 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+def _replace_closed() -> None:
+    """Let what is printed to a closed stdout or stderr (`>&-`) go nowhere: Python has None in their place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 -- open to the end
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import gzip
 import json
 import signal
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.schemas import ANNOTATIONS
-from tests.project import CODE_ONLY, ONE_JUDGE, Project
+from tests.project import CODE_ONLY, COMMAND, ONE_JUDGE, Project
 from tests.stub_provider import StubProvider
 from tests.traffic import NOON, answer, span, trace_id
 
@@ -69,6 +70,20 @@ def test_once_writes_one_result_a_trace_and_scorer_and_a_second_one_none(
     )
     assert {row["name"]: (row["n"], row["traces"]) for row in rows} == {"greets": (2, 2), "polite": (2, 2)}
     assert len(stub.requests) == 2
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_outputs_take_nothing_from_the_work(tmp_path: Path, closed: str) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a"))
+
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "once", "--json"],
+        cwd=tmp_path, env=project.env({}), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(project.sql("select * from assessments")) == 1
 
 
 def test_eval_touches_only_its_range_and_reuses_what_was_scored(tmp_path: Path, stub: StubProvider) -> None:
