@@ -14,6 +14,7 @@ from evaluator.decisions import without_spend
 from evaluator.errors import SinkError
 from evaluator.portions import portions
 from evaluator.sinks.sink import Sink
+from evaluator.tables.delta import DeltaStore
 from evaluator.tables.ledger import FENCE_KEY, PROPERTIES, Ledger, note
 from evaluator.tables.maintenance import KEEP, Maintained, maintain
 from evaluator.tables.provision import DESCRIPTION, TRACE_TABLES, table_properties
@@ -106,7 +107,12 @@ def _steps(
 ) -> Iterator[Callable[[], None]]:
     """The work in pieces, between which it may be left."""
 
+    def check(store: DeltaStore) -> None:
+        if not dry_run:
+            store.check_writable()
+
     def restate_and_expire() -> None:
+        check(tables.ledger.store)
         done.restated = restate(tables.ledger, clock() - RESTATED_AFTER, dry_run=dry_run)
         keep = config.retention.ledger
         spans = tables.spans.open() if tables.spans.store.exists() else None
@@ -129,6 +135,7 @@ def _steps(
         elif name == "otel_spans" and _is_behind(tables, clock()):
             done.notes.append(f"{store.uri} is left as it is until the worker has read what came to it")
         else:
+            check(store)
             done.tables.append(maintain(name, store, table_properties(name), now=clock(), dry_run=dry_run))
 
     yield restate_and_expire

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluator.config import load_config
 from evaluator.dataset.selection import SelectionRule
+from evaluator.errors import TableError
 from evaluator.publish import publish
 from evaluator.score import Active
 from evaluator.shards import shards_of
@@ -24,6 +26,8 @@ from evaluator.tables.provision import table_properties
 from evaluator.tables.retention import Expired, expire
 from evaluator.tables.schemas import ANNOTATIONS
 from evaluator.tick import tick
+from evaluator.wiring import build_tables
+from evaluator.worker.upkeep import keep_up
 from tests.bench import Bench, Greets
 from tests.project import ONE_JUDGE, Project
 from tests.stub_provider import StubProvider
@@ -169,6 +173,25 @@ def test_maintain_leaves_alone_what_is_not_ours_and_the_traces_unless_told(tmp_p
     }  # fmt: skip
     assert "theirs is not ours: left to whoever made it" in alone.err
     assert theirs.open().version == version
+
+
+@pytest.mark.parametrize("name", ["eval_ledger", "otel_annotations"])
+async def test_a_table_that_cannot_be_written_is_told_before_anything_is_done_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of root, whom no permission stops, the system's own answer is the only one that can be had."""
+    Project.create(tmp_path)
+    config = load_config(tmp_path / "evaluator.yaml")
+    table = tmp_path / "traces" / f"agent_{name}"
+    monkeypatch.setattr(os, "access", lambda path, _: str(path) != str(table / "_delta_log"))
+    before = sorted(table.rglob("*"))
+
+    with pytest.raises(TableError, match=f"{name}: cannot be written: no permission to write there"):
+        await keep_up(config, build_tables(config))
+    dry = await keep_up(config, build_tables(config), dry_run=True)
+
+    assert sorted(table.rglob("*")) == before
+    assert {one.table for one in dry.tables} == {"eval_ledger", "otel_annotations"}
 
 
 def test_a_worker_maintains_the_tables_after_a_tick_once_a_day(tmp_path: Path) -> None:
