@@ -12,6 +12,7 @@ from evaluator.cli.options import (
     ConfigFile,
     Filter,
     JudgeName,
+    MaybeTraceId,
     NoCache,
     ShardOption,
     Since,
@@ -325,7 +326,7 @@ def _gate(done: "Offline", fail_under: float) -> None:
 
 
 def try_judge(
-    trace_id: Annotated[str | None, typer.Argument(metavar="[TRACE_ID]")] = None,
+    trace_id: MaybeTraceId = None,
     judge: Annotated[str, typer.Option("--judge", help="The judge's or scorer's name.")] = ...,  # type: ignore[assignment]
     last: Annotated[int, typer.Option("--last", min=1, help="Without a trace id: the last so many.")] = 1,
     cache: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evaluator.cli.options import AsJson, ConfigFile, Filter, Since, loaded, moment, zone_of
+from evaluator.cli.options import AsJson, ConfigFile, Filter, Since, TraceId, loaded, moment, zone_of
 from evaluator.cli.show import cell, percent, print_json, print_table, say, visible
 from evaluator.errors import ConfigurationError
 
@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    trace_id: Annotated[str, typer.Argument(metavar="TRACE_ID")],
+    trace_id: TraceId,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -227,7 +227,7 @@ def traces(
 
 
 def trace(
-    trace_id: Annotated[str, typer.Argument(metavar="TRACE_ID")],
+    trace_id: TraceId,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -316,7 +316,7 @@ def _print_rows(rows: "pa.Table", form: Format, zone: tzinfo) -> None:
         case Format.CSV:
             import csv
 
-            writer = csv.writer(sys.stdout)
+            writer = csv.writer(sys.stdout, lineterminator="\n")
             writer.writerow(rows.column_names)
             writer.writerows([_csv(value) for value in row] for row in _cells(rows))
         case Format.PARQUET:

@@ -22,6 +22,8 @@ ConfigFile = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value, for machines.")]
+TraceId = Annotated[str, typer.Argument(metavar="TRACE_ID", parser=str.strip)]
+MaybeTraceId = Annotated[str | None, typer.Argument(metavar="[TRACE_ID]", parser=str.strip)]
 JudgeName = Annotated[str | None, typer.Option("--judge", help="The judge's or scorer's name.")]
 ShardOption = Annotated[
     str | None,

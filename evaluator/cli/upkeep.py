@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evaluator.cli.options import AsJson, ConfigFile, loaded
+from evaluator.cli.options import AsJson, ConfigFile, MaybeTraceId, loaded
 from evaluator.cli.show import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _show_upkeep(done: "Upkeep", dry_run: bool) -> None:
 
 
 def forget(
-    trace_id: Annotated[str | None, typer.Argument(metavar="[TRACE_ID]")] = None,
+    trace_id: MaybeTraceId = None,
     user: Annotated[str | None, typer.Option("--user", help="Every trace of this user.")] = None,
     session: Annotated[str | None, typer.Option("--session", help="Every trace of this session.")] = None,
     dry_run: Annotated[

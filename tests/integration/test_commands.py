@@ -346,6 +346,27 @@ def test_sql_formats(tmp_path: Path) -> None:
     assert "support" in table.out
 
 
+def test_csv_ends_its_lines_as_a_shell_expects(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+
+    out = subprocess.run(
+        [*COMMAND, "sql", "select 1 as a, 'b\r\nc' as t", "--format", "csv"],
+        cwd=tmp_path, env=project.env({}), capture_output=True, timeout=60, check=True,
+    ).stdout  # fmt: skip
+
+    assert out == b'a,t\n1,"b\r\nc"\n'
+
+
+@pytest.mark.parametrize("command", [("trace",), ("explain",), ("try", "--judge", "greets"), ("forget",)])
+def test_white_space_around_a_trace_id_is_no_part_of_it(tmp_path: Path, command: tuple[str, ...]) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a"))
+
+    ran = project.run(*command, f" {trace_id('a')}\r\n", "--json")
+
+    assert (ran.code, trace_id("a") in ran.out) == (0, True), ran.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
