@@ -120,10 +120,8 @@ async def _connect(settings: "Config") -> int:
     from evaluator.commands.connections import connections
 
     told = [connection async for connection in connections(settings)]
-    print_table(
-        ("what", "state", "detail"), [(one.name, "ok" if one.ok else "failed", one.detail) for one in told]
-    )
-    return sum(not one.ok for one in told)
+    print_table(("what", "state", "detail"), [(one.name, one.state, one.detail) for one in told])
+    return sum(one.state == "failed" for one in told)
 
 
 async def _examples(settings: "Config") -> int:

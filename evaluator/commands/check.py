@@ -50,8 +50,7 @@ def _price_mistakes(
     for judge in definitions:
         if not isinstance(judge, JudgeDefinition):
             continue
-        named = judge.models or (judge.model,)
-        for name in (*named, *((judge.escalate_to,) if judge.escalate_to else ())):
+        for name in named_models(judge):
             try:
                 message = price_missing(name or config.judge.model, config.judge, prices, judge.budget)
             except ConfigurationError:
@@ -67,6 +66,11 @@ def _price_mistakes(
                 )
             else:
                 yield Mistake(path=judge.path, line=judge.line, message=f'judge "{judge.name}": {message}')
+
+
+def named_models(judge: JudgeDefinition) -> tuple[str | None, ...]:
+    """The models that a judge asks; None is the configuration's."""
+    return (*(judge.models or (judge.model,)), *((judge.escalate_to,) if judge.escalate_to else ()))
 
 
 def _settings(file: Path) -> YamlFile:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import time
@@ -14,6 +15,8 @@ from xml.etree import ElementTree as ET
 import pyarrow as pa
 import pytest
 
+from evaluator.commands.connections import connections
+from evaluator.config import load_config
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.schemas import ANNOTATIONS
 from tests.project import CODE_ONLY, COMMAND, ONE_JUDGE, Project
@@ -464,6 +467,37 @@ def test_connecting_finds_a_foreign_annotations_table(tmp_path: Path) -> None:
 
     assert ran.code == 1
     assert "not an annotations table" in ran.out
+
+
+async def test_connecting_tells_which_tables_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of root, whom no permission stops, the system's own answer is the only one that can be had."""
+    Project.create(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+
+    told = {one.name: one async for one in connections(load_config(tmp_path / "evaluator.yaml"))}
+
+    assert {name: one.state for name, one in told.items()} == {
+        "spans": "ok", "annotations": "failed", "ledger": "failed",
+    }  # fmt: skip
+    assert "agent_eval_ledger: cannot be written: no permission" in told["ledger"].detail
+
+
+@pytest.mark.parametrize("paused", [(), ("--judge", "polite")])
+def test_connecting_asks_no_model_whose_judges_are_paused(
+    tmp_path: Path, stub: StubProvider, paused: tuple[str, ...]
+) -> None:
+    project = judged(tmp_path, stub)
+    project.run("pause", *paused)
+    resting = project.run("check", "--connect")
+    calls = len(stub.requests)
+    project.run("resume")
+    going_on = project.run("check", "--connect")
+
+    assert (resting.code, going_on.code) == (0, 0), resting.out + going_on.out
+    assert "its judges are paused" in resting.out
+    assert (calls, len(stub.requests)) == (0, 1)
 
 
 def test_check_tells_every_mistake_with_its_place(tmp_path: Path) -> None:
