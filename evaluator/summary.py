@@ -79,18 +79,19 @@ class Summary:
                 assert_never(outcome)
 
     def spend(self, scored: Scored) -> None:
-        """Count what a new result took."""
+        """Count what a new result took; a provider that refuses a key or a model's name takes nothing for it."""
         usage = scored.usage
+        unscored = scored.outcome if isinstance(scored.outcome, Unscored) else None
         self.calls += usage.calls
         self.cached += usage.cached
         self.input_tokens += usage.input_tokens or 0
         self.output_tokens += usage.output_tokens or 0
         if usage.cost_usd is not None:
             self.cost_usd += usage.cost_usd
-        elif usage.calls:
+        elif usage.calls and not (unscored and unscored.reason.configuration):
             self.cost_unknown += 1
-        if usage.calls and isinstance(scored.outcome, Unscored) and scored.outcome.reason.unanswered:
-            self.unanswered[scored.outcome.detail] += 1
+        if usage.calls and unscored and unscored.reason.unanswered:
+            self.unanswered[unscored.detail] += 1
         elif usage.calls:
             self.answered += 1
 

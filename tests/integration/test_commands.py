@@ -195,11 +195,13 @@ def test_a_wrong_key_stops_before_any_trace_is_touched(tmp_path: Path, stub: Stu
     project.append(answer("a"), answer("b"))
     stub.faults = {"401": 1.0}
 
-    refused = project.run("once")
+    refused = project.run("once", "--json")
     stub.faults = {}
 
+    told = refused.json()
     assert refused.code == 1
     assert 'judge "polite"' in refused.err
+    assert (told["calls"] > 0, told["cost_usd"], told["cost_unknown"]) == (True, 0, 0)
     assert "Traceback" not in refused.err
     assert project.sql("select * from ledger") == []
     assert project.run("once", "--json").json()["results"] == 4
