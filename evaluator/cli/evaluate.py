@@ -72,7 +72,7 @@ def once(
 
     turn = asyncio.run(run())
     if turn.held_by is not None:
-        say(f"another worker is at work: {turn.held_by}")
+        turn.summary.notes.append(f"another worker is at work: {turn.held_by}")
     if as_json:
         print_json(turn.summary.to_json())
     else:

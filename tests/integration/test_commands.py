@@ -642,14 +642,16 @@ def test_once_waits_for_a_worker_and_does_not_wait_for_a_dead_one(tmp_path: Path
         project.append(answer("a"))
         first = project.start("once", "--json")
         _until(lambda: bool(slow.requests))
-        refused = project.run("once", "--no-wait")
+        refused = project.run("once", "--no-wait", "--json")
         first.send_signal(signal.SIGKILL)
         first.communicate()
         began = time.monotonic()
         slow.latency = 0.0
         second = project.run("once", "--json").json()
 
-    assert (refused.code, "another worker is at work: process" in refused.err) == (0, True)
+    [note] = refused.json()["notes"]
+    assert (refused.code, refused.err) == (0, f"{note}\n")
+    assert note.startswith("another worker is at work: process")
     assert second["results"] == 2
     assert time.monotonic() - began < 20
 
