@@ -22,7 +22,16 @@ from evaluator.cli.options import (
     time_range,
 )
 from evaluator.cli.progress import progress
-from evaluator.cli.show import percent, print_json, print_summary, print_table, say, say_notes, visible
+from evaluator.cli.show import (
+    counted,
+    percent,
+    print_json,
+    print_summary,
+    print_table,
+    say,
+    say_notes,
+    visible,
+)
 from evaluator.errors import ConfigurationError, ModelError
 
 if TYPE_CHECKING:
@@ -415,8 +424,15 @@ def retry(since: Since = None, judge: JudgeName = None, config: ConfigFile = Non
     from evaluator.commands.interventions import retry_unscored
 
     begin = None if since is None else moment(since, "--since")
-    count = retry_unscored(loaded(config), begin, judge)
-    print(f"{count} results are up for another attempt at the next tick")
+    told = retry_unscored(loaded(config), begin, judge)
+    anyway = f" ({told.due} due anyway)" if told.due else ""
+    print(f"{_results_are(told.put_up + told.due)} up for another attempt at the next tick{anyway}")
+    if told.later:
+        print(f"{_results_are(told.later)} due later than that (`evaluator explain` tells when)")
+
+
+def _results_are(count: int) -> str:
+    return f"{counted(count, 'result')} {'is' if count == 1 else 'are'}"
 
 
 def pause(judge: JudgeName = None, config: ConfigFile = None) -> None:

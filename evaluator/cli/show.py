@@ -72,6 +72,11 @@ def _told(value: Any, zone: tzinfo) -> str:
             return str(value)
 
 
+def counted(count: int, what: str) -> str:
+    """A number of things: 1 trace, 2 traces."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 

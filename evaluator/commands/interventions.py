@@ -1,7 +1,7 @@
 """What an operator does to the backlog: put up for retry, pause, resume."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from evaluator.config import Config, nearest
@@ -17,26 +17,37 @@ from evaluator.wiring import build_tables, definitions_of, utc_now
 ROWS_A_COMMIT = 2_000
 
 
-def retry_unscored(config: Config, since: datetime | None, judge: str | None) -> int:
-    """Give finally unscored results a new due time, and a fresh count of attempts; how many there were."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retried:
+    """What becomes of unscored results: so many were `put_up` again, are `due` as it is, or `later`."""
+
+    put_up: int
+    due: int
+    later: int
+
+
+def retry_unscored(config: Config, since: datetime | None, judge: str | None) -> Retried:
+    """Give finally unscored results a new due time, and a fresh count of attempts; the others are only counted."""
     if judge is not None:
         _known_judge(config, judge)
     book = build_tables(config).ledger.open()
     now = utc_now()
-    given_up = [
+    unscored = [
         row
-        for row in _given_up(book, book.rows("scorer is not null and state = 'unscored' and due is null"))
+        for row in _last_words(book, book.rows("scorer is not null and state = 'unscored'"))
         if (judge is None or row.scorer == judge)
         and (since is None or (row.at is not None and row.at >= since))
     ]
-    count = 0
-    for rows in portions(given_up, ROWS_A_COMMIT):
+    put_up = 0
+    for rows in portions([row for row in unscored if row.due is None], ROWS_A_COMMIT):
         units = [[replace(without_spend(row), due=now, attempts=0)] for row in rows]
-        count += len(book.commit(units))
-    return count
+        put_up += len(book.commit(units))
+    times = [row.due for row in unscored if row.due is not None]
+    due = sum(time <= now for time in times)
+    return Retried(put_up=put_up, due=due, later=len(times) - due)
 
 
-def _given_up(book: Book, unscored: Mapping[Key, Row]) -> list[Row]:
+def _last_words(book: Book, unscored: Mapping[Key, Row]) -> list[Row]:
     """Those of some rows that are the last word on their target: nothing was said after, and no revision came."""
     targets = {key.target_id for key in unscored}
     sessions = {key.target_id for key in unscored if key.target_type == "SESSION"}

@@ -218,10 +218,26 @@ def test_retry_puts_up_what_was_given_up(tmp_path: Path, stub: StubProvider) -> 
     again = project.run("once", "--json").json()
 
     assert given_up["scorers"]["polite"]["unscored"] == 1
-    assert put_up.out.startswith("1 result")
+    assert put_up.out == "1 result is up for another attempt at the next tick\n"
     assert again["scorers"]["polite"]["scored"] == 1
     assert project.sql("select value is not null as valued from assessments where name = 'polite'") == [
         {"valued": True}
+    ]
+
+
+def test_retry_tells_of_what_is_tried_again_anyway(tmp_path: Path, stub: StubProvider) -> None:
+    project = judged(tmp_path, stub)
+    project.append(answer("a"))
+    stub.faults = {"prose": 1.0}
+    project.run("once")
+    at_once = project.run("retry").out
+    project.run("once")
+    later = project.run("retry").out
+
+    assert at_once == "1 result is up for another attempt at the next tick (1 due anyway)\n"
+    assert later.splitlines() == [
+        "0 results are up for another attempt at the next tick",
+        "1 result is due later than that (`evaluator explain` tells when)",
     ]
 
 

@@ -199,7 +199,7 @@ def test_each_failure_is_told_as_what_it_is_and_scored_once_the_provider_works(
     assert {states[trace_id(fault)] for fault in AGAIN} == {"scored"}
     assert {states[trace_id(fault)] for fault in NEVER} == {"unscored"}
 
-    assert retry_unscored(evaluation.config, None, None) == len(NEVER) * len(NAMES)
+    assert retry_unscored(evaluation.config, None, None).put_up == len(NEVER) * len(NAMES)
     evaluation.now = datetime.now(UTC) + timedelta(minutes=2)
     evaluation.turn()
     assert_all_scored_once(evaluation, [*faults, "fine"])
@@ -215,7 +215,7 @@ def test_failures_of_all_kinds_by_chance_lose_and_double_nothing(tmp_path: Path,
     turns = evaluation.turns(2, timedelta(minutes=20))
     stub.fault_of = None
     turns += evaluation.turns(1, timedelta(hours=7))
-    final = retry_unscored(evaluation.config, None, None)
+    final = retry_unscored(evaluation.config, None, None).put_up
     evaluation.now = max(evaluation.now, datetime.now(UTC)) + timedelta(minutes=1)
     turns += evaluation.turns(1)
 
@@ -411,6 +411,6 @@ def test_a_provider_that_is_down_and_comes_back_as_a_user_sees_it(tmp_path: Path
         assert told["due"] is not None
         assert (refused["unscored"], refused["failed"], refused["calls"]) == (1, 0, 1)
         assert "refused: openai/gpt-4o-mini" in " ".join(shown.split()) or "refused to judge" in shown
-        assert put_up.out.startswith("1 results are up")
+        assert put_up.out.startswith("1 result is up")
         assert (scored["results"], scored["calls"], stub.count) == (1, 1, 2)
         assert {state: waiting["count"] for state, waiting in backlog.items()} == dict.fromkeys(backlog, 0)
