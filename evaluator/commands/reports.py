@@ -1,6 +1,7 @@
 """An evaluation as a file: JSON for machines, HTML for people, JUnit for a pipeline."""
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ def check_output(path: Path) -> None:
         raise ConfigurationError(f"--output: {path} must end in .json, .html or .xml")
     if not path.parent.is_dir():
         raise ConfigurationError(f"--output: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise ConfigurationError(f"--output: {path} is a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigurationError(f"--output: no permission to write {path}")
 
 
 def write_report(evaluation: Evaluation, path: Path) -> None:

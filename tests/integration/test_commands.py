@@ -16,7 +16,9 @@ import pyarrow as pa
 import pytest
 
 from evaluator.commands.connections import connections
+from evaluator.commands.reports import check_output
 from evaluator.config import load_config
+from evaluator.errors import ConfigurationError
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.schemas import ANNOTATIONS
 from tests.project import CODE_ONLY, COMMAND, ONE_JUDGE, Project
@@ -119,6 +121,24 @@ def test_eval_gates_reports_and_rescoring(tmp_path: Path) -> None:
     assert [result["revision"] for result in results] == [1, 1]
     revisions = project.sql("select revision from assessments")
     assert revisions == [{"revision": 1}, {"revision": 1}]
+
+
+@pytest.mark.parametrize("locked", ["reports", "reports/old.json"])
+def test_a_report_that_could_not_be_written_is_refused_before_anything_is_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locked: str
+) -> None:
+    """Of root, whom no permission stops, the system's own answer is the only one that can be had."""
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "old.json").touch()
+    (tmp_path / "reports" / "folder.json").mkdir()
+    asked = "new.json" if locked == "reports" else "old.json"
+    check_output(tmp_path / "reports" / asked)
+    monkeypatch.setattr(os, "access", lambda path, _: path != tmp_path / locked)
+
+    with pytest.raises(ConfigurationError, match=f"--output: no permission to write .*{asked}"):
+        check_output(tmp_path / "reports" / asked)
+    with pytest.raises(ConfigurationError, match="is a folder"):
+        check_output(tmp_path / "reports" / "folder.json")
 
 
 def test_eval_with_judges_not_deployed_yet_writes_nothing_unless_asked(tmp_path: Path) -> None:
