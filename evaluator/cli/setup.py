@@ -1,6 +1,7 @@
 """Setting up and checking: `init`, `check`."""
 
 import asyncio
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -69,8 +70,10 @@ def init(
             print(
                 f'MLflow experiment "{settings.mlflow.experiment}" at {settings.mlflow.tracking_uri} is there'
             )
+    elsewhere = config is None and folder not in (None, Path())
+    there = f"`cd {shlex.quote(str(folder))}`, then " if elsewhere else ""
     print(
-        "Next: `evaluator collect` receives traces, `evaluator once` judges them, `evaluator check` looks for mistakes."
+        f"Next: {there}`evaluator collect` receives traces, `evaluator once` judges them, `evaluator check` looks for mistakes."
     )
 
 

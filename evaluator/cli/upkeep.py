@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evaluator.cli.options import AsJson, ConfigFile, MaybeTraceId, loaded
-from evaluator.cli.show import print_json, print_table, say
+from evaluator.cli.show import counted, print_json, print_table, say
 
 if TYPE_CHECKING:
     from evaluator.commands.forgetting import Forgotten
@@ -103,9 +103,9 @@ def forget(
 
 
 def _show_forgotten(told: "Forgotten", dry_run: bool) -> None:
-    what = f"{len(told.traces)} traces and {len(told.sessions)} sessions"
+    what = f"{counted(len(told.traces), 'trace')} and {counted(len(told.sessions), 'session')}"
     print(
-        f"{what} {'would be' if dry_run else 'are'} forgotten: {told.ledger_rows} rows of the ledger, "
+        f"{what} {'would be' if dry_run else 'are'} forgotten: {counted(told.ledger_rows, 'row')} of the ledger, "
         f"{told.annotation_rows} of the annotations"
     )
 

@@ -77,6 +77,16 @@ def test_once_writes_one_result_a_trace_and_scorer_and_a_second_one_none(
     assert len(stub.requests) == 2
 
 
+def test_init_tells_the_way_to_another_folder(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    (tmp_path / "my agent").mkdir()
+    (tmp_path / "my agent" / "evaluator.yaml").write_text("publish: [annotations]\n")
+
+    assert "Next: `cd 'my agent'`, then `evaluator collect`" in project.run("init", "my agent").out
+    assert "Next: `evaluator collect`" in project.run("init").out
+    assert "Next: `evaluator collect`" in project.run("init", ".").out
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_outputs_take_nothing_from_the_work(tmp_path: Path, closed: str) -> None:
     project = Project.create(tmp_path)

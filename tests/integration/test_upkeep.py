@@ -309,7 +309,7 @@ def test_a_forgotten_trace_is_in_no_file_any_more_and_is_never_judged_again(
     dry = project.run("forget", trace_id("a"), "--dry-run", "--json").json()
     done = project.run("forget", trace_id("a"), "--json")
     one_left = project.sql("select distinct trace_id from assessments")
-    project.run("forget", trace_id("b"))
+    last = project.run("forget", trace_id("b"))
     project.append(answer("a", "Zanzibar"))
     again = project.run("once", "--json").json()
     evaluated = project.run("eval", "--from", "2026-11-20", "--to", "2026-11-21", "--json").json()
@@ -320,6 +320,7 @@ def test_a_forgotten_trace_is_in_no_file_any_more_and_is_never_judged_again(
     assert (dry["ledger_rows"], dry["annotation_rows"]) == (3, 2)
     assert (done.json()["ledger_rows"], done.json()["files_gone"]) == (3, True)
     assert "the spans stay in" in done.err
+    assert last.out.startswith("1 trace and 0 sessions are forgotten: 3 rows of the ledger")
     assert one_left == [{"trace_id": trace_id("b")}]
     assert holding(tmp_path, SAID) == set()
     assert (again["traces"], evaluated["traces"], len(stub.requests)) == (0, 0, calls)
