@@ -47,13 +47,16 @@ store refuses with a 500, which is retried; the next publishing looks first inst
 UNKNOWN_PATIENCE = timedelta(hours=1)
 _CREDENTIALS = re.compile(r"://[^/@\s]+@")
 _MAX_LINE = 2**20
+_NAMED = 5
+"""How many of the results that MLflow does not take a warning names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishReport:
-    """How many results were logged, were there already, wait for their trace, or never will be logged.
+    """How many results were logged, were there already (or newer ones), wait, or never will be logged.
 
-    `refused` are those the store calls invalid, `given_up` those whose trace did not come within an hour.
+    Those wait whose trace is not there, and those at which the store failed. `refused` are those it calls invalid,
+    `given_up` those that waited for an hour.
     """
 
     logged: int = 0
@@ -128,8 +131,13 @@ class MlflowPublisher:
         if not items:
             return PublishReport()
         states, _ = await self._order({"do": "publish"}, list(items.values()))
-        missing = {key: item for key, item in items.items() if states.get(key) == "unknown"}
+        missing = {key: item for key, item in items.items() if states.get(key) in ("unknown", "failed")}
         given_up = self._waiting.settle(missing=missing, placed=items.keys() - missing.keys(), now=now)
+        if given_up:
+            log.warning(
+                "results were given up: MLflow did not get their traces within an hour; `collect: {tee: mlflow}` sends them",
+                extra={"given_up": given_up, "waiting": len(missing) - given_up},
+            )
         counts = list(states.values())
         return PublishReport(
             logged=counts.count("logged"),
@@ -195,6 +203,7 @@ class MlflowPublisher:
     async def _replies(self, child: asyncio.subprocess.Process) -> tuple[dict[str, str], str]:
         assert child.stdout is not None
         states: dict[str, str] = {}
+        not_taken: list[str] = []
         while True:
             try:
                 line = await asyncio.wait_for(child.stdout.readline(), self.silence.total_seconds())
@@ -205,10 +214,13 @@ class MlflowPublisher:
                 raise self._down(f"the process that publishes ended early (exit code {await child.wait()})")
             reply = orjson.loads(line)
             if "answer" in reply:
+                _tell_of(not_taken)
                 return states, reply["answer"]
             if "down" in reply:
                 raise self._down(reply["down"])
             states[reply["id"]] = reply["state"]
+            if reply["detail"]:
+                not_taken.append(reply["detail"])
 
     def _down(self, cause: str) -> SinkError:
         text = (
@@ -220,10 +232,13 @@ class MlflowPublisher:
 def assessment_id(assessment: Assessment) -> str:
     """The id of a result in MLflow: a hash of its target, scorer, version and revision.
 
-    That there finally was none has an id of its own, so that the result which a retry brings later takes its place.
+    A session's has the trace that it hangs on, too: one whose first turns the ledger no longer keeps begins anew on a
+    later trace, and MLflow has each id once in all traces. That there finally was none has an id of its own, so that the result which a retry brings later takes its place.
     """
     target = assessment.target
     key = [target.type, target.target_id, assessment.name, assessment.version, assessment.revision]
+    if target.type == "SESSION":
+        key.append(target.trace_id)
     if isinstance(assessment.scored.outcome, Unscored):
         key.append("unscored")
     return f"a-{hashlib.sha256(orjson.dumps(key)).hexdigest()[:32]}"
@@ -315,6 +330,7 @@ def _metadata(assessment: Assessment) -> dict[str, str]:
         "evaluator.version": assessment.version,
         "evaluator.revision": assessment.revision,
         "evaluator.run_id": assessment.run_id,
+        "evaluator.at_ms": _milliseconds(assessment.at),
         "evaluator.passed": None if passed is None else str(passed).lower(),
         "evaluator.latency_ms": usage.latency_ms,
         "mlflow.assessment.scorerName": assessment.name,
@@ -325,6 +341,14 @@ def _metadata(assessment: Assessment) -> dict[str, str]:
         "mlflow.trace.session": session,
     }
     return {key: str(value) for key, value in values.items() if value is not None}
+
+
+def _tell_of(not_taken: Sequence[str]) -> None:
+    if not_taken:
+        log.warning(
+            "MLflow did not take some results",
+            extra={"results": len(not_taken), "first": "; ".join(not_taken[:_NAMED])},
+        )
 
 
 def _milliseconds(at: datetime) -> int:

@@ -26,13 +26,14 @@ from mlflow.entities import (
     RunStatus,
     TraceInfo,
 )
-from mlflow.exceptions import MlflowException, MlflowNotImplementedException
+from mlflow.exceptions import MlflowException, MlflowNotImplementedException, RestException
 from mlflow.tracing.client import TracingClient
 
 from evaluator.sinks.mlflow import is_erased
 
 OUR_ID = "evaluator.assessment_id"
 OUR_RUN = "evaluator.run_id"
+OUR_TIME = "evaluator.at_ms"
 SOURCE_RUN = "mlflow.assessment.sourceRunId"
 SESSION = "mlflow.trace.session"
 LOOKED_UP_AT_ONCE = 100
@@ -54,7 +55,8 @@ class Store:
     def __init__(self, tracking_uri: str) -> None:
         self.client = MlflowClient(tracking_uri=tracking_uri)
         self.traces = TracingClient(tracking_uri)
-        self.threads = 8 if tracking_uri.startswith(("http://", "https://", "databricks")) else 1
+        self.remote = tracking_uri.startswith(("http://", "https://", "databricks"))
+        self.threads = 8 if self.remote else 1
 
     def known(self, trace_ids: Sequence[str]) -> dict[str, list[Assessment]]:
         """The assessments of each of the traces that the store knows."""
@@ -78,7 +80,7 @@ class Store:
             raise
 
     def publish(self, items: Iterable[Item]) -> Iterator[Reply]:
-        """Add each feedback that is not there yet, trace by trace; one reply for each."""
+        """Add each feedback that is not there yet and that nothing newer stands for, trace by trace; one reply for each."""
         by_trace: dict[str, list[Item]] = defaultdict(list)
         for item in items:
             by_trace[item["trace_id"]].append(item)
@@ -95,11 +97,13 @@ class Store:
         replies = []
         renamed = False
         for item in items:
-            there = next((old for old in present if _our_id(old) == item["id"]), None)
-            if there is not None:
+            there = _under_the_id_of(item, present)
+            if there is not None and _at(there) >= item["at_ms"]:
                 self._mark_source(there, item)
                 replies.append(_reply(item, "known"))
                 continue
+            if there is not None:
+                present = self._make_way(item, present)
             reply, logged = self._post(item, present)
             replies.append(reply)
             if logged is not None:
@@ -109,25 +113,47 @@ class Store:
             self._sweep(items[0]["trace_id"])
         return replies
 
+    def _make_way(self, item: Item, present: list[Assessment]) -> list[Assessment]:
+        """Delete what an earlier use of the trace's id left under the item's id; returns what is on the trace then."""
+        for old in present:
+            if _our_id(old) == item["id"]:
+                self.traces.delete_assessment(item["trace_id"], old.assessment_id)
+        return self.known([item["trace_id"]]).get(item["trace_id"], [])
+
     def _post(self, item: Item, present: list[Assessment]) -> tuple[Reply, Assessment | None]:
-        """Post one feedback. A store's refusal of it is a reply; any other failure is the store's and rises."""
+        """Post one feedback, unless a newer one stands in its place.
+
+        What the store answers about this feedback is a reply; any other failure is the store's and rises.
+        """
         feedback = _feedback(item)
-        before = [old for old in present if _superseded_by(old, feedback)]
+        others = [old for old in present if _is_about_the_same(old, feedback)]
+        if any(_at(old) > _at(feedback) for old in others):
+            return _reply(item, "known"), None
+        before = [old for old in others if old.valid is not False]
         if before:
-            feedback.overrides = max(before, key=lambda old: old.create_time_ms or 0).assessment_id
+            feedback.overrides = max(before, key=_at).assessment_id
         try:
             logged = self.traces.log_assessment(item["trace_id"], feedback)
         except MlflowException as error:
             if _is_missing(error):
                 return _reply(item, "unknown"), None
-            again = self.known([item["trace_id"]]).get(item["trace_id"], [])
-            there = next((old for old in again if _our_id(old) == item["id"]), None)
+            there = _under_the_id_of(item, self.known([item["trace_id"]]).get(item["trace_id"], []))
             if there is not None:  # the first request came through, only its reply was lost
                 return _reply(item, "known"), there
+            detail = f"{item['name']} on {item['trace_id']}: {error.error_code}"
             if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
-                return _reply(item, "refused", str(error.error_code)), None
+                return _reply(item, "refused", detail), None
+            if self._answered(error):
+                return _reply(item, "failed", detail), None
             raise
         return _reply(item, "logged"), logged
+
+    def _answered(self, error: MlflowException) -> bool:
+        """Whether the store said that it failed at this one thing: a server out of reach has the same code and says nothing.
+
+        A database that is away has another code (mlflow.store.db.utils).
+        """
+        return error.error_code == "INTERNAL_ERROR" and (isinstance(error, RestException) or not self.remote)
 
     def _mark_source(self, there: Assessment, item: Item) -> None:
         """Say which evaluation run a result comes from; one that several runs report belongs to none.
@@ -336,15 +362,22 @@ def _our_id(assessment: Assessment) -> str | None:
     return ours
 
 
-def _superseded_by(old: Assessment, new: Feedback) -> bool:
-    """Whether `old` is an earlier result of ours by the same scorer on the same target, and still counts."""
+def _under_the_id_of(item: Item, present: Iterable[Assessment]) -> Assessment | None:
+    return next((old for old in present if _our_id(old) == item["id"]), None)
+
+
+def _at(assessment: Assessment) -> int:
+    """When a result came about, in milliseconds: a folder of files keeps as its own time when it was posted."""
+    return int((assessment.metadata or {}).get(OUR_TIME) or assessment.create_time_ms or 0)
+
+
+def _is_about_the_same(old: Assessment, new: Feedback) -> bool:
+    """Whether `old` is a result of ours by the same scorer on the same target."""
     return (
         OUR_ID in (old.metadata or {})
         and old.name == new.name
         and (old.span_id or None) == (new.span_id or None)
         and (old.metadata or {}).get(SESSION) == (new.metadata or {}).get(SESSION)
-        and old.valid is not False
-        and (old.create_time_ms or 0) <= (new.create_time_ms or 0)
     )
 
 

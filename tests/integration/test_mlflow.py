@@ -334,6 +334,86 @@ def test_a_sessions_newer_revision_takes_the_older_ones_place_on_its_first_trace
     assert found[assessment_id(newer)].metadata["mlflow.trace.session"] == "s"
 
 
+def test_a_session_that_begins_anew_on_a_later_trace_is_logged_there(store: MlflowStore) -> None:
+    begun, anew = TRACES[4], TRACES[5]
+    results = [
+        an_assessment(one, target=Target(type="SESSION", target_id="anew", trace_id=one, session_id="anew"))
+        for one in (begun, anew)
+    ]
+
+    carry_out(store, results[0])
+    again = carry_out(store, results[1])
+
+    assert list(again.values()) == ["logged"]
+    assert [len(store.feedback(trace_id)) for trace_id in (begun, anew)] == [1, 1]
+
+
+async def test_a_result_at_which_the_store_fails_holds_up_no_other_and_is_named(
+    store: MlflowStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    poisoned, elsewhere, sound = TRACES[6], TRACES[7], TRACES[8]
+    result = an_assessment(poisoned)
+    store.traces.log_assessment(f"tr-{elsewhere}", with_id(assessment_id(result)))
+
+    report = await a_publisher(store, tmp_path).publish([result, an_assessment(sound)])
+
+    assert (report.logged, report.waiting) == (1, 1)
+    assert len(store.feedback(sound)) == 1
+    [warning] = [one for one in caplog.records if one.message == "MLflow did not take some results"]
+    assert vars(warning)["first"] == f"tone on tr-{poisoned}: INTERNAL_ERROR"
+
+
+def with_id(assessment_id: str) -> Any:
+    from mlflow.entities import Feedback as TheirFeedback
+
+    feedback = TheirFeedback(name="theirs", value="no")
+    feedback.assessment_id = assessment_id
+    return feedback
+
+
+def test_the_result_of_a_trace_id_that_is_used_again_takes_the_place_of_the_old_one(
+    store: MlflowStore,
+) -> None:
+    trace_id = TRACES[9]
+    of_old = an_assessment(trace_id)
+    revised = replace(of_old, revision=1, at=NOON + timedelta(hours=1))
+    no = Feedback(value="no", passed=False, rationale="It is another trace.")
+    of_new = an_assessment(trace_id, outcome=no, run_id="tick-9", at=NOON + timedelta(days=30))
+    carry_out(store, of_old, revised)
+
+    states = [carry_out(store, one)[assessment_id(one)] for one in (of_new, of_new, of_old)]
+
+    assert states == ["logged", "known", "known"]
+    found = {one.assessment_id: (one.value, one.valid) for one in store.feedback(trace_id)}
+    assert found == {assessment_id(of_new): ("no", True), assessment_id(revised): ("yes", False)}
+
+
+def test_an_older_result_that_comes_late_does_not_stand_beside_the_newer_one(store: MlflowStore) -> None:
+    older = an_assessment(TRACES[33])
+    newer = replace(older, revision=1, at=NOON + timedelta(hours=1))
+    carry_out(store, newer)
+
+    late = carry_out(store, older)
+
+    assert late == {assessment_id(older): "known"}
+    assert [(one.assessment_id, one.valid) for one in store.feedback(TRACES[33])] == [
+        (assessment_id(newer), True)
+    ]
+
+
+def test_in_a_folder_of_files_too_a_result_that_comes_late_is_known_by_its_own_time(tmp_path: Path) -> None:
+    os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
+    folder = MlflowStore(str(tmp_path / "mlruns"))
+    folder.client.create_experiment("agent")
+    folder.add_traces(TRACES[:1])
+    older = an_assessment(TRACES[0], at=datetime(2040, 1, 1, tzinfo=UTC))
+    newer = replace(older, revision=1, at=datetime(2040, 1, 2, tzinfo=UTC))
+
+    states = [*carry_out(folder, newer).values(), *carry_out(folder, older).values()]
+
+    assert states == ["logged", "known"]
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
     """A real `mlflow server` on loopback."""

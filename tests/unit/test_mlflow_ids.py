@@ -40,3 +40,9 @@ def test_a_result_that_a_retry_brought_is_not_taken_for_the_lack_of_one() -> Non
     lack = replace(RESULT, scored=Scored(outcome=Unscored(reason=Reason.REFUSED, detail="it would not")))
 
     assert assessment_id(lack) != assessment_id(RESULT)
+
+
+def test_a_session_that_begins_anew_on_a_later_trace_is_another() -> None:
+    begun, anew = (Target(type="SESSION", target_id="s", trace_id=one, session_id="s") for one in "ab")
+
+    assert assessment_id(replace(RESULT, target=begun)) != assessment_id(replace(RESULT, target=anew))
