@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from evaluator.errors import SinkError, TableError
@@ -15,6 +16,14 @@ class Publisher(Protocol):
     def name(self) -> str: ...
     def due(self) -> bool:
         """Whether something asked for earlier wants another try."""
+        ...
+
+    def lost_since(self) -> datetime | None:
+        """From when on it is to be asked again, as it has lost what waited for another try, or never had any; None: it has all."""
+        ...
+
+    def remember(self) -> None:
+        """It was asked all of that again, and has what waits."""
         ...
 
     async def publish(self, assessments: Sequence[Assessment]) -> object:
@@ -33,11 +42,16 @@ class CursorBook(Protocol):
     def seq(self) -> int: ...
     def forgotten(self, cursor: int, upto: int) -> list[Erased]: ...
     def sink_cursor(self, sink: str) -> int: ...
+    def seq_before(self, at: datetime) -> int: ...
     def mark(self, app_id: str, value: int) -> bool: ...
 
 
 class LedgerCursorSink:
-    """A Sink that does first and commits its cursor, alone, after (P3): doing it again adds nothing."""
+    """A Sink that does first and commits its cursor, alone, after (P3): doing it again adds nothing.
+
+    A publisher that has lost what waited is asked again what is not too old to wait: its cursor stands that much
+    lower until it has passed the ledger's.
+    """
 
     def __init__(self, publisher: Publisher, open_book: Callable[[], CursorBook]) -> None:
         self._publisher = publisher
@@ -45,10 +59,17 @@ class LedgerCursorSink:
         self.name = publisher.name
 
     async def cursor(self) -> int:
-        return (await self._book()).sink_cursor(self.name)
+        book = await self._book()
+        cursor, lost_since = book.sink_cursor(self.name), self._publisher.lost_since()
+        if not cursor or lost_since is None:
+            return cursor
+        try:
+            return min(cursor, await asyncio.to_thread(book.seq_before, lost_since))
+        except TableError as error:
+            raise SinkError(str(error)) from error
 
     def due(self) -> bool:
-        return self._publisher.due()
+        return self._publisher.due() or self._publisher.lost_since() is not None
 
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         if assessments or self._publisher.due():
@@ -58,9 +79,11 @@ class LedgerCursorSink:
             await self._forget_what_was_erased_meanwhile(book, assessments, upto)
             while upto > book.sink_cursor(self.name):
                 if await asyncio.to_thread(book.mark, f"sink/{self.name}", upto):
-                    return
+                    break
         except TableError as error:
             raise SinkError(str(error)) from error
+        if upto >= book.sink_cursor(self.name):
+            self._publisher.remember()
 
     async def forget(self, erased: Sequence[Erased]) -> None:
         await self._publisher.forget(erased)

@@ -119,6 +119,12 @@ class MlflowPublisher:
         item = _item(assessment)
         return {**item, "rationale": None if item["rationale"] is None else self._redact(item["rationale"])}
 
+    def lost_since(self) -> datetime | None:
+        return None if self._waiting.whole() else self._clock() - UNKNOWN_PATIENCE
+
+    def remember(self) -> None:
+        self._waiting.mark_whole()
+
     def due(self) -> bool:
         """Whether results of unknown traces are to be tried again: then publish, if only an empty sequence."""
         return bool(self._waiting.due(self._clock()))

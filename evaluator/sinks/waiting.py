@@ -9,6 +9,8 @@ from pathlib import Path
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(minutes=15)
 
+_WHOLE = 1
+"""The `user_version` of a file that has all that waits."""
 _TABLE = "CREATE TABLE IF NOT EXISTS waiting (id TEXT PRIMARY KEY, since REAL, due REAL, item BLOB)"
 
 
@@ -16,7 +18,7 @@ class Waiting:
     """Items by id, each with the time it came and the time of its next try; processes may share the file.
 
     The pauses grow with the wait: a minute at first, at most a quarter of an hour. An item that is found
-    missing again after `patience` is given up.
+    missing again after `patience` is given up. A file that was lost is told from one that is `whole`.
     """
 
     def __init__(self, file: Path, patience: timedelta) -> None:
@@ -32,6 +34,19 @@ class Waiting:
                 "SELECT id, item FROM waiting WHERE due <= ? ORDER BY rowid", (now.timestamp(),)
             )
             return dict(rows.fetchall())
+
+    def whole(self) -> bool:
+        """Whether all that was to be kept is here: not so at first, nor after the file was lost."""
+        if not self.file.exists():
+            return False
+        with self._connection() as connection:
+            return bool(connection.execute("PRAGMA user_version").fetchone()[0] == _WHOLE)
+
+    def mark_whole(self) -> None:
+        """All that was to be kept is here from now on."""
+        if not self.whole():
+            with self._connection() as connection:
+                connection.execute(f"PRAGMA user_version = {_WHOLE}")
 
     def settle(self, *, missing: Mapping[str, bytes], placed: Iterable[str], now: datetime) -> int:
         """Keep what is still missing, forget what was placed; returns how many were given up."""

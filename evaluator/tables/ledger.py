@@ -211,6 +211,14 @@ class Book(Integers):
         table = self._read(f"seq > {cursor} and seq <= {upto} and scorer is not null", COLUMNS)
         return sorted(latest(from_arrow(table)).values(), key=lambda row: row.seq)
 
+    def seq_before(self, at: datetime) -> int:
+        """The `seq` after which every row lies that is as new as `at` or newer."""
+        told = self._snapshot.query(
+            f"""select min(seq) as first from t where "at" >= timestamptz '{at.isoformat()}'"""
+        )
+        first = told.column("first")[0].as_py()
+        return self.seq if first is None else int(first) - 1
+
     def forgotten(self, cursor: int, upto: int) -> list[Erased]:
         """What was erased by the commits with cursor < seq <= upto."""
         return [row.erased for row in self.tombstones(f"seq > {cursor} and seq <= {upto}")]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.sink import Sink
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.forgetting import forget
-from evaluator.tables.ledger import Ledger
+from evaluator.tables.ledger import Ledger, note
 from evaluator.tables.schemas import ANNOTATIONS
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -72,17 +72,24 @@ class Elsewhere:
 
     name = "elsewhere"
 
-    def __init__(self, folder: Path) -> None:
-        self._ledger = Ledger(DeltaStore(str(folder / "ledger")), lambda: datetime.now(UTC))
+    def __init__(self, folder: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._ledger = Ledger(DeltaStore(str(folder / "ledger")), clock)
         self._ledger.provision()
         self._kept: dict[tuple[Target, int], int] = {}
         self._away = False
+        self.lost: datetime | None = None
 
     def sink(self) -> Sink:
         return LedgerCursorSink(self, self._ledger.open)
 
     def due(self) -> bool:
         return False
+
+    def lost_since(self) -> datetime | None:
+        return self.lost
+
+    def remember(self) -> None:
+        self.lost = None
 
     async def publish(self, assessments: Sequence[Assessment]) -> None:
         if self._away:
@@ -207,3 +214,27 @@ async def test_what_is_erased_while_it_is_posted_is_taken_back(tmp_path: Path) -
     await elsewhere.sink().publish([an_assessment(1, "a"), an_assessment(1, "b")], 1)
 
     assert elsewhere.published() == [("b", 1)]
+
+
+async def test_what_lost_its_state_is_asked_again_from_then_on_until_it_passes_the_cursor(
+    tmp_path: Path,
+) -> None:
+    clock = [NOON]
+    elsewhere = Elsewhere(tmp_path, lambda: clock[-1])
+    ledger = Ledger(DeltaStore(str(tmp_path / "ledger")), lambda: clock[-1])
+    for hour in range(1, 4):
+        clock.append(NOON + timedelta(hours=hour))
+        ledger.open().commit([[note(f"at {hour}", state="done")]])
+    seq = ledger.open().seq
+    await elsewhere.sink().publish([], seq)
+    elsewhere.lost = NOON + timedelta(hours=1, minutes=30)
+
+    asked_from = await elsewhere.sink().cursor()
+    await elsewhere.sink().publish([], asked_from + 1)
+    due_on_the_way = elsewhere.sink().due()
+    await elsewhere.sink().publish([], seq)
+
+    assert asked_from == seq - 2
+    assert due_on_the_way
+    assert not elsewhere.sink().due()
+    assert await elsewhere.sink().cursor() == seq

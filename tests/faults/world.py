@@ -78,6 +78,11 @@ class MemoryPublisher:
     def due(self) -> bool:
         return False
 
+    def lost_since(self) -> None:
+        return None
+
+    def remember(self) -> None: ...
+
     async def publish(self, assessments: Sequence[Assessment]) -> None:
         for assessment in assessments:
             self._worker.at("post")

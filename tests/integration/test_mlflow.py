@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,9 +20,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from evaluator.errors import SinkError
 from evaluator.feedback import Assessment, Erased, Feedback, Outcome, Reason, Scored, Target, Unscored, Usage
+from evaluator.publish import publish
 from evaluator.redaction import Redactor
 from evaluator.sinks import mlflow as sink
+from evaluator.sinks.cursor import LedgerCursorSink
 from evaluator.sinks.mlflow import EvaluationRun, MlflowPublisher, assessment_id
+from tests import traffic
+from tests.bench import Bench, Greets
 
 # MLflow's own imports and its folder store warn about what they will drop one day.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -508,3 +513,32 @@ async def test_a_folder_of_files_forgets_too(tmp_path: Path) -> None:
     await folder.ensure_experiment()
 
     await folder.forget([Erased(target=Target(type="TRACE", target_id=TRACES[0], trace_id=TRACES[0]))])
+
+
+async def test_what_waited_in_a_state_that_was_lost_is_read_again_from_the_ledger(
+    store: MlflowStore, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path)
+    late = traffic.trace_id("late")
+    bench.append(traffic.answer("late"))
+    bench.later(minutes=10)
+    await bench.tick(Greets())
+
+    def to_mlflow() -> LedgerCursorSink:
+        publisher = MlflowPublisher(
+            tracking_uri=store.uri, experiment="agent", state=tmp_path / "state", clock=lambda: bench.now
+        )
+        return LedgerCursorSink(publisher, bench.ledger.open)
+
+    await publish(bench.ledger, [to_mlflow()])
+    cursor = await to_mlflow().cursor()
+    shutil.rmtree(tmp_path / "state")
+    store.add_traces([late])
+    bench.later(minutes=10)
+
+    behind = await publish(bench.ledger, [to_mlflow()])
+
+    assert behind == []
+    assert [one.name for one in store.feedback(late)] == ["greets"]
+    assert await to_mlflow().cursor() == cursor
+    assert not to_mlflow().due()

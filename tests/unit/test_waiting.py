@@ -51,3 +51,17 @@ def test_an_item_that_is_looked_for_once_an_hour_gets_a_second_look(tmp_path: Pa
     assert waiting.due(later) == {"a": b"1"}
     assert waiting.settle(missing={"a": b"1"}, placed=[], now=later) == 1
     assert waiting.due(later + timedelta(days=1)) == {}
+
+
+def test_a_file_that_was_lost_is_not_taken_for_the_whole_one(tmp_path: Path) -> None:
+    waiting = a_waiting(tmp_path)
+    whole_at_first = waiting.whole()
+    waiting.mark_whole()
+
+    waiting.file.unlink()
+    waiting.settle(missing={"a": b"1"}, placed=[], now=NOON)
+
+    assert not whole_at_first
+    assert not waiting.whole()
+    waiting.mark_whole()
+    assert waiting.whole()
