@@ -146,7 +146,8 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
     _show_spend(told.spend)
     for sink in told.sinks:
         behind = sink["error"] or ("up to date" if not sink["behind"] else f"{sink['behind']} commits behind")
-        print(f"{sink['name']}: {behind}")
+        waits = f"; {sink['waiting']} results wait for their trace" if sink["waiting"] else ""
+        print(f"{sink['name']}: {behind}{waits}")
     for run in told.last_runs:
         print(
             f"{cell(run['at'], zone)} {run['scope']}: {run['traces']} traces, {run['scored']} scored, "

@@ -105,6 +105,8 @@ async def status(
         notes.append(
             f"traces that ended before {book.floor:%Y-%m-%d %H:%M}Z are out of scope (`start`, `retention`)"
         )
+    published = [await _sink(sink, book.seq) for sink in sinks()]
+    notes += [_waits(one["name"], one["waiting"]) for one in published if one["waiting"]]
     return Status(
         cursor=cursor,
         spans_version=snapshot.version,
@@ -117,7 +119,7 @@ async def status(
         paused=sorted(paused),
         scorers=scorers,
         spend={**_spend(account_of(book, now.date()), caps, opened), **unknown},
-        sinks=[await _sink(sink, book.seq) for sink in sinks()],
+        sinks=published,
         last_runs=runs,
         notes=notes,
         catch_ups=[_caught_up(one) for one in catch_ups(book.notes(), shards_of(book.shards))],
@@ -203,8 +205,18 @@ def _backlog(rows: Sequence[Row], now: datetime) -> dict[str, dict[str, Any]]:
 
 
 async def _sink(sink: Sink, seq: int) -> dict[str, Any]:
+    told = {"name": sink.name, "waiting": sink.waiting()}
     try:
         cursor = await sink.cursor()
     except (SinkError, TableError) as error:
-        return {"name": sink.name, "cursor": None, "behind": None, "error": str(error)}
-    return {"name": sink.name, "cursor": cursor, "behind": seq - cursor, "error": None}
+        return {**told, "cursor": None, "behind": None, "error": str(error)}
+    return {**told, "cursor": cursor, "behind": seq - cursor, "error": None}
+
+
+def _waits(sink: str, results: int) -> str:
+    """That results wait for their traces, and the way out."""
+    return (
+        f"{results} results are not in {sink} yet: it does not have their traces, and without these it cannot show them. "
+        "After an hour they are left out there, and only there. Send the traces there too: `collect: {tee: mlflow}` "
+        "in evaluator.yaml, or log them to MLflow from the application"
+    )

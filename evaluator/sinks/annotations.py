@@ -31,6 +31,9 @@ class AnnotationsSink:
     def due(self) -> bool:
         return False
 
+    def waiting(self) -> int:
+        return 0
+
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         await asyncio.to_thread(self._append, assessments, upto)
 

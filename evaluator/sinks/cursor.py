@@ -18,6 +18,10 @@ class Publisher(Protocol):
         """Whether something asked for earlier wants another try."""
         ...
 
+    def waiting(self) -> int:
+        """How many results it keeps until their trace is there."""
+        ...
+
     def lost_since(self) -> datetime | None:
         """From when on it is to be asked again, as it has lost what waited for another try, or never had any; None: it has all."""
         ...
@@ -70,6 +74,9 @@ class LedgerCursorSink:
 
     def due(self) -> bool:
         return self._publisher.due() or self._publisher.lost_since() is not None
+
+    def waiting(self) -> int:
+        return self._publisher.waiting()
 
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         if assessments or self._publisher.due():

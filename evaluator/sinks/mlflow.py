@@ -119,6 +119,9 @@ class MlflowPublisher:
         item = _item(assessment)
         return {**item, "rationale": None if item["rationale"] is None else self._redact(item["rationale"])}
 
+    def waiting(self) -> int:
+        return self._waiting.count()
+
     def lost_since(self) -> datetime | None:
         return None if self._waiting.whole() else self._clock() - UNKNOWN_PATIENCE
 

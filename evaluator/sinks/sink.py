@@ -30,6 +30,10 @@ class Sink(Protocol):
         """Whether something wants another try although nothing is new; then publish nothing, up to the cursor."""
         ...
 
+    def waiting(self) -> int:
+        """How many results up to the cursor are not there yet, as the place does not know their trace."""
+        ...
+
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         """Publish the latest state of each key with cursor < seq <= upto, and move the cursor to `upto`.
 

@@ -35,6 +35,13 @@ class Waiting:
             )
             return dict(rows.fetchall())
 
+    def count(self) -> int:
+        """How many items wait."""
+        if not self.file.exists():
+            return 0
+        with self._connection() as connection:
+            return int(connection.execute("SELECT count(*) FROM waiting").fetchone()[0])
+
     def whole(self) -> bool:
         """Whether all that was to be kept is here: not so at first, nor after the file was lost."""
         if not self.file.exists():

@@ -85,6 +85,9 @@ class Elsewhere:
     def due(self) -> bool:
         return False
 
+    def waiting(self) -> int:
+        return 0
+
     def lost_since(self) -> datetime | None:
         return self.lost
 

@@ -78,6 +78,9 @@ class MemoryPublisher:
     def due(self) -> bool:
         return False
 
+    def waiting(self) -> int:
+        return 0
+
     def lost_since(self) -> None:
         return None
 

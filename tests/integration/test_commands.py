@@ -333,6 +333,21 @@ def test_traces_trace_and_status_answer(tmp_path: Path) -> None:
     assert (scorer["name"], scorer["in_force"], scorer["coverage"]) == ("greets", True, 1.0)
 
 
+def test_status_tells_what_waits_because_mlflow_does_not_have_the_traces(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    project.configure(publish=["annotations", "mlflow"])
+    project.append(answer("a"), answer("b"))
+    project.run("once")
+
+    told = project.run("status")
+    status = project.run("status", "--json").json()
+
+    assert "mlflow: up to date; 2 results wait for their trace" in told.out
+    assert "2 results are not in mlflow yet" in told.err
+    assert {sink["name"]: sink["waiting"] for sink in status["sinks"]} == {"annotations": 0, "mlflow": 2}
+    assert any("`collect: {tee: mlflow}`" in note for note in status["notes"])
+
+
 def test_status_tells_how_long_the_log_keeps_what_is_unread(tmp_path: Path) -> None:
     project = Project.create(tmp_path)
     project.append(answer("a"))

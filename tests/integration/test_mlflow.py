@@ -542,3 +542,19 @@ async def test_what_waited_in_a_state_that_was_lost_is_read_again_from_the_ledge
     assert [one.name for one in store.feedback(late)] == ["greets"]
     assert await to_mlflow().cursor() == cursor
     assert not to_mlflow().due()
+
+
+async def test_what_is_given_up_is_said_with_how_many_there_are(
+    store: MlflowStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [NOON]
+    publisher = a_publisher(store, tmp_path, clock)
+    await publisher.publish([an_assessment("9" * 32), an_assessment("8" * 32)])
+    waited = publisher.waiting()
+    clock.append(NOON + timedelta(minutes=61))
+
+    report = await publisher.publish([])
+
+    assert (waited, publisher.waiting(), report.given_up) == (2, 0, 2)
+    [warning] = [one for one in caplog.records if one.message.startswith("results were given up")]
+    assert vars(warning)["given_up"] == 2

@@ -26,6 +26,9 @@ class Stuck:
     def due(self) -> bool:
         return True
 
+    def waiting(self) -> int:
+        return 0
+
     async def publish(self, assessments: Sequence[Assessment], upto: int) -> None:
         self.begun.set()
         await asyncio.Event().wait()
