@@ -242,7 +242,8 @@ def assessment_id(assessment: Assessment) -> str:
     """The id of a result in MLflow: a hash of its target, scorer, version and revision.
 
     A session's has the trace that it hangs on, too: one whose first turns the ledger no longer keeps begins anew on a
-    later trace, and MLflow has each id once in all traces. That there finally was none has an id of its own, so that the result which a retry brings later takes its place.
+    later trace, and MLflow has each id once in all traces. That there finally was none has an id of its own, so that the
+    result which a retry brings later takes its place.
     """
     target = assessment.target
     key = [target.type, target.target_id, assessment.name, assessment.version, assessment.revision]
