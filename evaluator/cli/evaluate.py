@@ -279,7 +279,8 @@ def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool)
     )
     for note in told.notes:
         print(note)
-    print(f"{told.traces} traces in the range, {told.reused} results are there already; nothing was called")
+    there = f", {told.reused} results are there already" if told.reused else ""
+    print(f"{told.traces} traces in the range{there}; nothing was called")
 
 
 def _cost(usd: float | None, calls: int) -> str:

@@ -98,12 +98,18 @@ def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
 
 
 def _show_status(told: "Status", zone: tzinfo) -> None:
-    read = (
-        "nothing read yet"
-        if told.cursor is None
-        else f"read up to version {told.cursor} of {told.spans_version}"
-    )
-    behind = f", {told.commits_behind} commits behind" if told.commits_behind else ""
+    if told.cursor is None:
+        by = (
+            f" by shard {', '.join(told.unread_shards)}"
+            if len(told.unread_shards) > 1 or told.last_runs
+            else ""
+        )
+        read = f"nothing read yet{by}"
+    elif told.cursor > told.spans_version:
+        read = f"at version {told.spans_version}, read up to version {told.cursor} of another copy"
+    else:
+        read = f"read up to version {told.cursor} of {told.spans_version}"
+    behind = f", {_commits(told.commits_behind)} behind" if told.commits_behind else ""
     until = told.log_keeps_unread_until
     kept = (
         f"keeps these until {cell(until, zone)}"
@@ -145,7 +151,9 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
             )
     _show_spend(told.spend)
     for sink in told.sinks:
-        behind = sink["error"] or ("up to date" if not sink["behind"] else f"{sink['behind']} commits behind")
+        behind = sink["error"] or (
+            "up to date" if not sink["behind"] else f"{_commits(sink['behind'])} behind"
+        )
         waits = f"; {sink['waiting']} results wait for their trace" if sink["waiting"] else ""
         print(f"{sink['name']}: {behind}{waits}")
     for run in told.last_runs:
@@ -154,6 +162,10 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
             f"{run['unscored']} unscored, {run['deferred']} deferred"
         )
     say(*told.notes)
+
+
+def _commits(number: int) -> str:
+    return f"{number} commit{'' if number == 1 else 's'}"
 
 
 def _show_spend(spend: "Mapping[str, Any]") -> None:

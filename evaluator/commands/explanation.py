@@ -1,6 +1,6 @@
 """Why a trace has the results it has, and why it lacks the others."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -8,13 +8,18 @@ from typing import Any, Literal
 import orjson
 
 from evaluator.decisions import newest_revisions
-from evaluator.notes import CatchUp, catch_ups
-from evaluator.ports import Book, LedgerPort, SpanSource
+from evaluator.notes import EVERY_JUDGE, CatchUp, catch_ups, paused, scoring_begun
+from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.shards import shards_of
 from evaluator.tables.rows import Row, State
 from evaluator.traces.assembly import Pending, assemble, gather
 
-Told = State | Literal["filtered", "sampled out", "skipped", "not scored", "not read", "forgotten", "unknown"]
+Told = (
+    State
+    | Literal[
+        "filtered", "sampled out", "skipped", "not scored", "not read", "out of scope", "forgotten", "unknown"
+    ]
+)
 
 WAITING_FOR = {
     "session_idle": "it may go on",
@@ -87,15 +92,19 @@ def explain(
     snapshot = spans.open()
     pending = gather(snapshot.around([trace_id], None)).get(trace_id)
     found = pending is not None
+    notes = book.notes()
     state, why = _of_target(target, found, book.cursor(snapshot.table_id) is None)
-    past = _past(pending, catch_ups(book.notes(), shards_of(book.shards)))
+    if target is None and pending is not None:
+        state, why = _never_decided(pending, book, snapshot, notes) or (state, why)
+    past = _past(pending, catch_ups(notes, shards_of(book.shards)))
     newest = newest_revisions(row.key for row in results)
-    told = [_of_result(row, newest[row.key[:4]]) for row in results]
+    stands = _Standing(in_force, paused(notes))
+    told = [stands.of(_of_result(row, newest[row.key[:4]])) for row in results]
     of_traces = {name: version for name, version in in_force.items() if name not in of_sessions}
     told += _passed_over(target, of_traces, {(row.scorer, row.version) for row in results}, past, state, why)
     # While the trace waits for late spans, nothing but its decision tells its session.
     turn = next((row for row in reversed(rows) if row.scorer is None and row.session_id), target)
-    session = _Session(book, turn, {name: in_force[name] for name in of_sessions if name in in_force})
+    session = _Session(book, turn, {name: in_force[name] for name in of_sessions if name in in_force}, stands)
     told += session.told(state, why)
     order = {name: index for index, name in enumerate(in_force)}
     told.sort(key=lambda one: (order.get(one.scorer, len(order)), one.scorer, str(one.at)))
@@ -113,7 +122,10 @@ def explain(
 class _Session:
     """What the ledger tells of the session that a trace is a turn of."""
 
-    def __init__(self, book: Book, turn: Row | None, in_force: Mapping[str, str]) -> None:
+    def __init__(
+        self, book: Book, turn: Row | None, in_force: Mapping[str, str], stands: "_Standing"
+    ) -> None:
+        self._stands = stands
         self.session_id = turn.session_id if turn is not None else None
         self._in_force = in_force
         rows = book.of_session(self.session_id) if self.session_id else []
@@ -141,7 +153,8 @@ class _Session:
         """What is known of each scorer of sessions; of the trace itself there is `state` and `why`."""
         newest = newest_revisions(row.key for row in self._results)
         for row in self._results:
-            yield replace(_of_result(row, newest[row.key[:4]]), session_id=self.session_id)
+            one = self._stands.of(_of_result(row, newest[row.key[:4]]))
+            yield replace(one, session_id=self.session_id)
         known = {(row.scorer, row.version) for row in self._results}
         target = self._target
         if target is not None and target.state == "done":
@@ -170,6 +183,43 @@ class _Session:
                     state="not scored" if state == "done" else state,
                     why=LATER if state == "done" else why,
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What the guidelines and the operator make of a result today."""
+
+    in_force: Mapping[str, str]
+    paused: Set[str]
+
+    def of(self, one: Explained) -> Explained:
+        """The same, and whether its version is no longer in force, or its judge is paused while it is open."""
+        why = one.why
+        if one.state in ("scored", "unscored") and one.scorer not in self.in_force:
+            why += "; nothing of this name is in force any more"
+        elif one.state in ("scored", "unscored") and self.in_force[one.scorer] != one.version:
+            why += f"; version {self.in_force[one.scorer]} is in force now"
+        elif one.due is not None and self.paused & {one.scorer, EVERY_JUDGE}:
+            why += f"; paused: {AGAIN['paused']}"
+        return replace(one, why=why)
+
+
+def _never_decided(
+    pending: Pending, book: Book, spans: Spans, notes: Mapping[str, Row]
+) -> tuple[Told, str] | None:
+    """Why a trace that is in the table will not be decided, if that is so."""
+    floor, begun = book.floor, scoring_begun(notes, spans.table_id)
+    if floor is not None and pending.latest is not None and pending.latest < floor:
+        return "out of scope", (
+            f"it ended before {_when(floor)}, where the ledger's memory begins (`start`, `retention`); "
+            "`evaluator eval` scores the past"
+        )
+    if begun is not None and book.cursor(spans.table_id) == spans.version:
+        return "out of scope", (
+            f"it was there before scoring began at {_when(begun)} with what arrives from then on (`start`); "
+            "`evaluator eval` scores the past"
+        )
+    return None
 
 
 def _of_target(target: Row | None, found: bool, never_ticked: bool) -> tuple[Told, str]:

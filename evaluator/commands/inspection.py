@@ -12,6 +12,12 @@ from evaluator.models.account import ALL
 from evaluator.notes import paused
 from evaluator.wiring import Tables, build_scorers, build_sinks, build_tables, definitions_of, utc_now
 
+SILENT: Mapping[str, Any] = {
+    **dict.fromkeys(("scored", "passed", "failed", "unscored", "open"), 0),
+    **dict.fromkeys(("coverage", "last_at")),
+}
+"""What is told of a scorer in force that has said nothing yet."""
+
 
 def judges_of_sessions(config: Config) -> set[str]:
     """The names of the judges and scorers in force that look at sessions."""
@@ -48,6 +54,12 @@ async def current_status(config: Config) -> Status:
         sorted(paused(tables.ledger.open().notes())),
         utc_now(),
     )
-    scorers = [{**one, "in_force": in_force.get(one["name"]) == one["version"]} for one in told.scorers]
+    known = {(one["name"], one["version"]) for one in told.scorers}
+    silent = [
+        {**SILENT, "name": name, "version": one} for name, one in in_force.items() if (name, one) not in known
+    ]
+    scorers = [
+        {**one, "in_force": in_force.get(one["name"]) == one["version"]} for one in [*told.scorers, *silent]
+    ]
     past = [{**one, "in_force": in_force.get(one["scorer"]) == one["version"]} for one in told.catch_ups]
     return replace(told, scorers=scorers, catch_ups=past, notes=[*told.notes, *notes])

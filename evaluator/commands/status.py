@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from evaluator.errors import SinkError, TableError
 from evaluator.models.account import ALL, Account
-from evaluator.notes import CatchUp, catch_ups
+from evaluator.notes import CatchUp, catch_ups, scoring_begun
 from evaluator.shards import shards_of
 from evaluator.sinks.sink import Sink
 from evaluator.tables.accounts import account_of
@@ -24,7 +24,7 @@ class Status:
     """Everything that `evaluator status` tells, in JSON values.
 
     `log_keeps_unread_until`: from when on the oldest commit that was not read may be cleaned up from the log of the spans
-    table; None where all are read, or where it is gone.
+    table; None where all are read, or where it is gone. `unread_shards`: those that have read nothing yet.
     """
 
     cursor: int | None
@@ -42,6 +42,7 @@ class Status:
     last_runs: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
     catch_ups: Sequence[Mapping[str, Any]] = ()
+    unread_shards: Sequence[str] = ()
 
 
 _COLUMNS = [
@@ -51,9 +52,10 @@ _COLUMNS = [
 _WHERE = f"target_type <> '{CONTROL}' and (scorer is not null or run_id is not null)"
 _SCORERS = """
 with latest as (
-    select scorer, version, arg_max(state, seq) as state, arg_max(passed, seq) as passed, max("at") as "at",
-        arg_max(coalesce(due, 'infinity'::timestamptz), seq) <> 'infinity'::timestamptz as open
-    from ledger where scorer is not null group by target_type, target_id, scorer, version, revision
+    select scorer, version, arg_max(state, newest) as state, arg_max(passed, newest) as passed, max("at") as "at",
+        arg_max(coalesce(due, 'infinity'::timestamptz), newest) <> 'infinity'::timestamptz as open
+    from (select *, revision * 4294967296 + seq as newest from ledger where scorer is not null)
+    group by target_type, target_id, scorer, version
 )
 select scorer as name, version,
     count(*) filter (where state = 'scored') as scored,
@@ -93,19 +95,20 @@ async def status(
     now = now.astimezone(UTC)
     scorers, [unknown], runs = _counted(book, now.replace(hour=0, minute=0, second=0, microsecond=0))
     opened = book.open_rows()
-    notes, keeps_until = [], None
-    if cursor is None:
-        notes.append("no tick has run yet")
+    notes, keeps_until = _of_scope(book, snapshot.table_id), None
+    shards = shards_of(book.shards)
+    unread = [shard for shard in shards if book.cursor(snapshot.table_id, shard) is None]
+    if len(unread) == len(shards):
+        notes.append("no tick has come to its end yet")
+    elif cursor is None:
+        names = ", ".join(f"{shard.index}/{shard.count}" for shard in unread)
+        notes.append(f"of the shards, {names} has read nothing yet (`evaluator run --shard`)")
     elif cursor < snapshot.version:
         keeps_until, said = _log_keeps(snapshot, cursor + 1, now)
         notes += said
     elif cursor > snapshot.version:
         notes.append(f"the spans table: {SHORTER}: the next tick catches up by its files' age")
-    if book.floor is not None:
-        notes.append(
-            f"traces that ended before {book.floor:%Y-%m-%d %H:%M}Z are out of scope (`start`, `retention`)"
-        )
-    published = [await _sink(sink, book.seq) for sink in sinks()]
+    published = [await _sink(sink, book) for sink in sinks()]
     notes += [_waits(one["name"], one["waiting"]) for one in published if one["waiting"]]
     return Status(
         cursor=cursor,
@@ -122,8 +125,22 @@ async def status(
         sinks=published,
         last_runs=runs,
         notes=notes,
-        catch_ups=[_caught_up(one) for one in catch_ups(book.notes(), shards_of(book.shards))],
+        catch_ups=[_caught_up(one) for one in catch_ups(book.notes(), shards)],
+        unread_shards=[f"{shard.index}/{shard.count}" for shard in unread],
     )
+
+
+def _of_scope(book: Book, table_id: str) -> list[str]:
+    """What of the spans table is not evaluated."""
+    begun, floor = scoring_begun(book.notes(), table_id), book.floor
+    told = []
+    if begun is not None:
+        told.append(f"scoring began {begun:%Y-%m-%d %H:%M}Z with what arrives from then on (`start`)")
+    if floor is not None:
+        told.append(
+            f"traces that ended before {floor:%Y-%m-%d %H:%M}Z are out of scope (`start`, `retention`)"
+        )
+    return told
 
 
 def _log_keeps(spans: SpansSnapshot, unread: int, now: datetime) -> tuple[datetime | None, list[str]]:
@@ -204,13 +221,16 @@ def _backlog(rows: Sequence[Row], now: datetime) -> dict[str, dict[str, Any]]:
     return backlog
 
 
-async def _sink(sink: Sink, seq: int) -> dict[str, Any]:
+async def _sink(sink: Sink, book: Book) -> dict[str, Any]:
+    """How far a sink is behind, in commits that hold results."""
     told = {"name": sink.name, "waiting": sink.waiting()}
     try:
         cursor = await sink.cursor()
     except (SinkError, TableError) as error:
         return {**told, "cursor": None, "behind": None, "error": str(error)}
-    return {**told, "cursor": cursor, "behind": seq - cursor, "error": None}
+    unpublished = book.table(f"seq > {cursor} and scorer is not null", ["seq"]) if cursor < book.seq else None
+    behind = 0 if unpublished is None else len(unpublished.column("seq").unique())
+    return {**told, "cursor": cursor, "behind": behind, "error": None}
 
 
 def _waits(sink: str, results: int) -> str:
