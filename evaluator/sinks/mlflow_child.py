@@ -28,6 +28,7 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException, MlflowNotImplementedException, RestException
 from mlflow.tracing.client import TracingClient
+from urllib3.exceptions import ResponseError
 
 from evaluator.sinks.mlflow import is_erased
 
@@ -36,6 +37,8 @@ OUR_RUN = "evaluator.run_id"
 OUR_TIME = "evaluator.at_ms"
 SOURCE_RUN = "mlflow.assessment.sourceRunId"
 SESSION = "mlflow.trace.session"
+_SERVER_FAILED = ResponseError.SPECIFIC_ERROR.format(status_code=500)
+"""What MLflow's client says of a server that was asked again and answered 500 each time: its answer is lost by then."""
 LOOKED_UP_AT_ONCE = 100
 LINKED_AT_ONCE = 100
 """MLflow's bound on the traces that one call links to a run (mlflow.store.tracking)."""
@@ -153,7 +156,8 @@ class Store:
 
         A database that is away has another code (mlflow.store.db.utils).
         """
-        return error.error_code == "INTERNAL_ERROR" and (isinstance(error, RestException) or not self.remote)
+        answered = not self.remote or isinstance(error, RestException) or _SERVER_FAILED in str(error)
+        return error.error_code == "INTERNAL_ERROR" and answered
 
     def _mark_source(self, there: Assessment, item: Item) -> None:
         """Say which evaluation run a result comes from; one that several runs report belongs to none.

@@ -464,6 +464,27 @@ async def test_a_server_gets_a_result_once_on_a_trace_that_came_by_otlp(server: 
     assert feedback.assessment_id == assessment_id(result)
 
 
+@pytest.mark.slow
+async def test_a_server_that_fails_at_one_result_takes_the_others_and_the_newer_ones(
+    server: str, tmp_path: Path
+) -> None:
+    publisher = MlflowPublisher(tracking_uri=server, experiment="agent", state=tmp_path)
+    await publisher.ensure_experiment()
+    store = MlflowStore(server)
+    store.add_traces(TRACES[:3])
+    poisoned, sound = an_assessment(TRACES[0]), an_assessment(TRACES[1])
+    store.traces.log_assessment(f"tr-{TRACES[2]}", with_id(assessment_id(poisoned)))
+
+    first = await publisher.publish([poisoned, sound])
+    again = await publisher.publish([replace(sound, at=NOON + timedelta(days=30))])
+
+    assert (first.logged, first.waiting) == (1, 1)
+    assert again.logged == 1
+    assert [one.create_time_ms for one in store.feedback(TRACES[1])] == [
+        (NOON + timedelta(days=30)).timestamp() * 1000
+    ]
+
+
 def a_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
