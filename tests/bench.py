@@ -14,7 +14,8 @@ from evaluator.live.work import Parts
 from evaluator.score import Active
 from evaluator.summary import Summary
 from evaluator.tables.delta import DeltaStore
-from evaluator.tables.ledger import CONTROL, Ledger
+from evaluator.tables.ledger import Ledger
+from evaluator.tables.reading import CONTROL
 from evaluator.tables.rows import Key, Row
 from evaluator.tables.schemas import ANNOTATIONS
 from evaluator.tables.spans import SpansTable

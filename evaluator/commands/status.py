@@ -14,7 +14,8 @@ from evaluator.notes import CatchUp, catch_ups, scoring_begun
 from evaluator.shards import shards_of
 from evaluator.sinks.sink import Sink
 from evaluator.tables.accounts import account_of
-from evaluator.tables.ledger import CONTROL, Book, Ledger
+from evaluator.tables.ledger import Book, Ledger
+from evaluator.tables.reading import CONTROL
 from evaluator.tables.rows import Row
 from evaluator.tables.spans import SHORTER, SpansSnapshot, SpansTable
 

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from evaluator.models.account import Account, Amount, Block
-from evaluator.tables.ledger import CONTROL, Book, Ledger
+from evaluator.tables.ledger import Book, Ledger
+from evaluator.tables.reading import CONTROL
 from evaluator.tables.rows import Row
 
 BUDGET_NOTE = "budget/"

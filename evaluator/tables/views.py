@@ -11,7 +11,8 @@ from evaluator.tables.annotations import ASSESSMENTS_SQL, open_annotations
 from evaluator.tables.decoding import identified, spans_of
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.jsontext import json_columns
-from evaluator.tables.ledger import CONTROL, SCORER_NOTE, Ledger
+from evaluator.tables.ledger import SCORER_NOTE, Ledger
+from evaluator.tables.reading import CONTROL
 from evaluator.tables.rows import COLUMNS
 from evaluator.tables.schemas import ANNOTATIONS
 from evaluator.tables.spans import SpansTable

@@ -535,7 +535,7 @@ def small_portions() -> Iterator[None]:
         patch("evaluator.live.work.CHUNK_TRACES", 2),
         patch("evaluator.live.work.CHUNK_TRACES_JUDGED", 1),
         patch("evaluator.chunk.PIECE_TRACES", 2),
-        patch("evaluator.tables.ledger.NAMED_CHARACTERS", 64),
+        patch("evaluator.tables.reading.NAMED_CHARACTERS", 64),
         patch("evaluator.tables.spans.SPANS_A_BATCH", 4),
         patch("evaluator.tables.spans.TRACES_A_PORTION", 3),
         patch("evaluator.publish.COMMITS_AT_ONCE", 4),
