@@ -32,7 +32,7 @@ def a_row(chance: random.Random) -> Row:
 
 
 def found(book: Book, days: list[date], *, named: bool) -> Mapping[Key, Row]:
-    with patch("evaluator.tables.ledger.NAMED_CHARACTERS", 100_000 if named else 0):
+    with patch("evaluator.tables.reading.NAMED_CHARACTERS", 100_000 if named else 0):
         return book.states(TARGETS, days)
 
 
