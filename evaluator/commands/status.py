@@ -16,7 +16,7 @@ from evaluator.sinks.sink import Sink
 from evaluator.tables.accounts import account_of
 from evaluator.tables.ledger import Book, Ledger
 from evaluator.tables.reading import CONTROL
-from evaluator.tables.rows import Row
+from evaluator.tables.rows import FORGOTTEN, Row
 from evaluator.tables.spans import SHORTER, SpansSnapshot, SpansTable
 
 
@@ -53,21 +53,29 @@ _COLUMNS = [
 _WHERE = f"target_type <> '{CONTROL}' and (scorer is not null or run_id is not null)"
 _SCORERS = """
 with latest as (
-    select scorer, version, arg_max(state, newest) as state, arg_max(passed, newest) as passed, max("at") as "at",
-        arg_max(coalesce(due, 'infinity'::timestamptz), newest) <> 'infinity'::timestamptz as open
-    from (select *, revision * 4294967296 + seq as newest from ledger where scorer is not null)
-    group by target_type, target_id, scorer, version
+    select target_type, target_id, scorer, version, revision,
+        arg_max(state, seq) as state, arg_max(passed, seq) as passed, max("at") as "at",
+        arg_max(coalesce(due, 'infinity'::timestamptz), seq) <> 'infinity'::timestamptz as open
+    from ledger where scorer is not null group by target_type, target_id, scorer, version, revision
+), current as (
+    select scorer, version, max("at") as "at", bool_or(open) as open,
+        arg_max(state, revision) filter (where not open) as state,
+        arg_max_null(passed, revision) filter (where not open) as passed
+    from latest where state <> 'replaced' group by target_type, target_id, scorer, version
 )
 select scorer as name, version,
     count(*) filter (where state = 'scored') as scored,
     count(*) filter (where state = 'scored' and passed) as passed,
     count(*) filter (where state = 'scored' and not passed) as failed,
-    count(*) filter (where state = 'unscored' and not open) as unscored,
+    count(*) filter (where state = 'unscored') as unscored,
     count(*) filter (where open) as open,
     count(*) filter (where state = 'scored') / nullif(count(*), 0) as coverage,
     max("at") as last_at
-from latest where state <> 'replaced' group by all order by name, last_at desc
+from current group by all order by name, last_at desc
 """
+"""Of each target its newest revision, as in `assessments`: one that is still open leaves the older one in its place."""
+_TOLD = f"(scorer is not null and due is null and state <> 'replaced' or reason = '{FORGOTTEN}')"
+"""What sinks are told of."""
 _UNKNOWN = (
     """select count(*) as cost_unknown from ledger where calls > 0 and cost_usd is null and "at" >= ?"""
 )
@@ -223,13 +231,13 @@ def _backlog(rows: Sequence[Row], now: datetime) -> dict[str, dict[str, Any]]:
 
 
 async def _sink(sink: Sink, book: Book) -> dict[str, Any]:
-    """How far a sink is behind, in commits that hold results."""
+    """How far a sink is behind, in commits that hold something to publish or to erase."""
     told = {"name": sink.name, "waiting": sink.waiting()}
     try:
         cursor = await sink.cursor()
     except (SinkError, TableError) as error:
         return {**told, "cursor": None, "behind": None, "error": str(error)}
-    unpublished = book.table(f"seq > {cursor} and scorer is not null", ["seq"]) if cursor < book.seq else None
+    unpublished = book.table(f"seq > {cursor} and {_TOLD}", ["seq"]) if cursor < book.seq else None
     behind = 0 if unpublished is None else len(unpublished.column("seq").unique())
     return {**told, "cursor": cursor, "behind": behind, "error": None}
 

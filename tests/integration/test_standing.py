@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from evaluator.commands.explanation import Explained, explain
+from evaluator.commands.status import status
 from evaluator.feedback import Reason
 from evaluator.notes import EVERY_JUDGE, pause_units
 from evaluator.tables.delta import DeltaStore
 from tests.bench import Bench, Greets
 from tests.project import CODE_ONLY, Project
-from tests.traffic import NOON, answer, append, spans_store, trace_id
+from tests.traffic import NOON, answer, append, span, spans_store, trace_id
 
 BOTH = f"{CODE_ONLY}  - name: short\n    regex: ^.{{1,9}}$\n"
 
@@ -29,6 +30,19 @@ def test_a_result_that_was_judged_anew_counts_once(tmp_path: Path) -> None:
     assert project.run("eval", "--judge", "greets", "--rescore").code == 0
 
     assert scorers(project) == {"greets": (2, 2, True)}
+
+
+async def test_a_revision_that_is_open_leaves_the_older_result_in_its_place(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    await bench.tick(Greets(), rescore_late=True)
+    bench.append(span("a", "late", parent="root"))
+    await bench.tick(Greets(fails=Reason.UNAVAILABLE), rescore_late=True)
+
+    told = await status(bench.spans, bench.ledger, list, {}, [], bench.now)
+
+    [greets] = told.scorers
+    assert (greets["scored"], greets["passed"], greets["unscored"], greets["open"]) == (1, 1, 0, 1)
 
 
 def test_a_scorer_that_has_said_nothing_yet_is_told_too(tmp_path: Path) -> None:
