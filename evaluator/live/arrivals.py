@@ -44,8 +44,8 @@ class Arrivals:
         """Of the traces to which late spans came: as which revision they are decided anew."""
         self._brought: set[str] = set()
         """The traces of which the batch in hand has spans."""
-        self._by_time = False
-        """Whether these were found by their time, so that some may have been there before scoring began."""
+        self._begun: datetime | None = None
+        """When scoring began, where these were found by their time: some may have been there before."""
 
     async def decide(self) -> None:
         """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
@@ -58,7 +58,7 @@ class Arrivals:
             now = batch.upto_at if batch.more else self._parts.clock()
             mine = [arrival for arrival in batch.arrivals if self._parts.shard.holds(arrival.span.trace_id)]
             self._brought = {arrival.span.trace_id for arrival in mine}
-            self._by_time = batch.by_time
+            self._begun = await work.in_thread(self._scoring_begun) if batch.by_time else None
             found = await work.in_thread(self._put_together, gather(mine), now, batch.more)
             ready, waiting = self._split(found, now)
             moved = None
@@ -100,6 +100,9 @@ class Arrivals:
         ):  # once said, it does not go on with the clock
             work.book.commit([], floor=now - start)
         return NOTHING_READ, None, None
+
+    def _scoring_begun(self) -> datetime | None:
+        return scoring_begun(self._work.book.notes(), self._work.spans.table_id)
 
     def _said(self) -> tuple[int, datetime | None, int | None] | None:
         """What the ledger says of the cursor."""
@@ -178,10 +181,8 @@ class Arrivals:
         work = self._work
         if pending.latest is None:
             return True
-        floor = work.book.floor
-        if self._by_time and pending.trace_id not in work.waiting:
-            begun = scoring_begun(work.book.notes(), work.spans.table_id)
-            floor = max((moment for moment in (floor, begun) if moment), default=None)
+        begun = None if pending.trace_id in work.waiting else self._begun
+        floor = max((moment for moment in (work.book.floor, begun) if moment), default=None)
         return floor is None or pending.latest >= floor
 
     def _split(
