@@ -140,8 +140,10 @@ class Arrivals:
         restored = work.restored(earlier.values())
         for trace_id, pending in restored.items():
             found[trace_id] = join(found[trace_id], pending) if trace_id in found else pending
-        gone = [row for trace_id, row in due.items() if trace_id not in found]
-        work.commit([[gone_row_of_target(row, work.in_force, run_id=work.run_id)] for row in gone])
+        gone = {trace_id: row for trace_id, row in due.items() if trace_id not in found}
+        decided, ended = decided_before(work, [one for one, row in gone.items() if not row.revision])
+        left = [row for trace_id, row in gone.items() if trace_id not in decided]
+        work.commit([*ended, *([gone_row_of_target(row, work.in_force, run_id=work.run_id)] for row in left)])
         return self._undecided(found)
 
     def _undecided(self, found: Mapping[str, Pending]) -> dict[str, Pending]:

@@ -299,3 +299,23 @@ async def test_what_a_worker_decides_beside_an_evaluation_counts_as_reused(tmp_p
     evaluation = await evaluate(wanted, within, "eval", LocalEngine())
 
     assert (evaluation.summary.results, evaluation.summary.reused) == (0, 2)
+
+
+async def test_a_decided_trace_whose_far_span_is_gone_stays_decided_as_it_was(tmp_path: Path) -> None:
+    """A span days ahead waits as if it were of a new trace; deleted before its time, it ends nothing that was said."""
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    await bench.tick(Greets())
+    [before] = [row for key, row in bench.states().items() if key.scorer is None]
+    bench.append(span("a", "far", parent="root", at=bench.now + timedelta(days=3)))
+    bench.later(minutes=1)
+    await bench.tick(Greets())
+    table = DeltaTable(bench.spans_store.uri)
+    table.delete(f"trace_id = '{trace_id('a')}'")
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    bench.later(hours=2)
+
+    await bench.tick(Greets())
+
+    [after] = [row for key, row in bench.states().items() if key.scorer is None]
+    assert (after.state, after.reason, after.set) == (before.state, before.reason, before.set)
