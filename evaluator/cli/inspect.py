@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evaluator.cli.options import AsJson, ConfigFile, Filter, Since, TraceId, loaded, moment, zone_of
-from evaluator.cli.show import cell, percent, print_json, print_table, say, visible
+from evaluator.cli.show import cell, counted, percent, print_json, print_table, say, visible
 from evaluator.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
         read = f"at version {told.spans_version}, read up to version {told.cursor} of another copy"
     else:
         read = f"read up to version {told.cursor} of {told.spans_version}"
-    behind = f", {_commits(told.commits_behind)} behind" if told.commits_behind else ""
+    behind = f", {counted(told.commits_behind, 'commit')} behind" if told.commits_behind else ""
     until = told.log_keeps_unread_until
     kept = (
         f"keeps these until {cell(until, zone)}"
@@ -152,7 +152,7 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
     _show_spend(told.spend)
     for sink in told.sinks:
         behind = sink["error"] or (
-            "up to date" if not sink["behind"] else f"{_commits(sink['behind'])} behind"
+            "up to date" if not sink["behind"] else f"{counted(sink['behind'], 'commit')} behind"
         )
         waits = f"; {sink['waiting']} results wait for their trace" if sink["waiting"] else ""
         print(f"{sink['name']}: {behind}{waits}")
@@ -162,10 +162,6 @@ def _show_status(told: "Status", zone: tzinfo) -> None:
             f"{run['unscored']} unscored, {run['deferred']} deferred"
         )
     say(*told.notes)
-
-
-def _commits(number: int) -> str:
-    return f"{number} commit{'' if number == 1 else 's'}"
 
 
 def _show_spend(spend: "Mapping[str, Any]") -> None:
