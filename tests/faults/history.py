@@ -114,6 +114,7 @@ class History:
         worker.notes["work"] = getattr(self.world, kind)(worker)
         worker.notes["disturbances"] = self.world.disturbances
         worker.notes["commits"] = self.world.mirror.commits
+        worker.notes["seq"] = self.world.mirror.transactions.get("seq", 0)
         self._workers.append(worker)
         self.tally["workers"] += 1
         return worker

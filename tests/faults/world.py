@@ -131,7 +131,8 @@ class Judge:
         again = (
             calls.get(key) == seen and not self.world.rescore_late
         )  # late spans may have been found by time before
-        check(not again, f"11: {self.worker.name} paid twice for {key}")
+        raced = again and self.world.first_time_after_a_race(self.worker, record.trace.trace_id, key)
+        check(not again or raced, f"11: {self.worker.name} paid twice for {key}")
         calls[key] = seen
         self.world.calls += 1
         chance = 1.0 if self.world.calm else self.world.random.random()
@@ -471,6 +472,16 @@ class World:
         for row in rows:
             turn = row.target_type == "TRACE" and self.mirror.first_told(row) and row.session_id
             check(not turn or row.session_id in went_on, f"10: {row.key} and not a word of {row.session_id}")
+
+    def first_time_after_a_race(self, worker: Worker, trace: str, key: Key) -> bool:
+        """Whether somebody else decided a trace while a worker was at it, which may cost each call once more (11): a
+        catch-up judges it anew if that decision was without the scorer."""
+        touched = worker.notes.setdefault("touched", set())
+        decisions = (row for row in self.mirror.latest.values() if row.target_id == trace and not row.scorer)
+        others = [row for row in decisions if row.run_id != worker.name and row.seq > worker.notes["seq"]]
+        first = key not in touched
+        touched.add(key)
+        return bool(others) and first
 
     def judge_end(self, worker: Worker) -> None:
         """Whether a worker may have ended as it did, and whether what it paid for was kept (11)."""
