@@ -41,17 +41,17 @@ def spans_of(table: pa.Table) -> list[Span]:
         "trace_id": rows.ids("trace_id"),
         "span_id": rows.ids("span_id"),
         "parent_span_id": rows.ids("parent_span_id"),
-        "name": map(_text, rows.values("name")),
+        "name": rows.texts("name"),
         "kind": map(_kind, rows.values("kind")),
         "service_name": map(_service, rows.values("service_name"), resources),
-        "start_time_unix_nano": map(_either, rows.nanos("start_time_unix_nano"), rows.nanos("time")),
+        "start_time_unix_nano": rows.starts(),
         "end_time_unix_nano": rows.nanos("end_time_unix_nano"),
         "attributes": rows.attributes("attributes"),
         "events": rows.events(),
         "status": map(_status, rows.values("status", "code")),
-        "status_message": map(_text, rows.values("status", "message")),
+        "status_message": rows.texts("status", "message"),
         "resource": iter(resources),
-        "scope_name": map(_text, rows.values("instrumentation_scope", "name")),
+        "scope_name": rows.texts("instrumentation_scope", "name"),
     }
     made = map(Span._make, zip(*(columns[name] for name in Span._fields), strict=True))
     spans = [span for span in made if span.trace_id and span.span_id]
@@ -81,8 +81,22 @@ class _Rows:
         column = self._column(*path)
         return repeat(None, self._table.num_rows) if column is None else iter(column.to_pylist())
 
+    def texts(self, *path: str) -> Iterator[str]:
+        column = self._column(*path)
+        if column is not None and pa.types.is_string(column.type):
+            return iter(pc.fill_null(column, "").to_pylist())
+        return map(_text, self.values(*path))
+
     def ids(self, name: str) -> Iterator[str | None]:
+        column = self._column(name)
+        if column is not None and _are_plain_ids(column):
+            return (text or None for text in column.to_pylist())
         return map(_id, self.values(name))
+
+    def starts(self) -> Iterator[int | None]:
+        """When spans began, by the column `time` where their own does not say."""
+        starts = list(self.nanos("start_time_unix_nano"))
+        return map(_either, starts, self.nanos("time")) if None in starts else iter(starts)
 
     def nanos(self, name: str) -> Iterator[int | None]:
         """Nanoseconds since the epoch, from a column of numbers or of timestamps; zero is no time."""
@@ -90,6 +104,8 @@ class _Rows:
         if column is not None and pa.types.is_timestamp(column.type):
             micros = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
             return (None if value is None or value <= 0 else value * 1000 for value in micros.to_pylist())
+        if column is not None and pa.types.is_signed_integer(column.type):
+            return iter(pc.if_else(pc.greater(column, 0), column, None).to_pylist())
         return map(_nanos, self.values(name))
 
     def attributes(self, *path: str) -> Iterator[Attributes]:
@@ -180,6 +196,7 @@ def _nothing(_: Any) -> Attributes:
 
 
 _HEX = re.compile(r"[0-9a-f]{32}|[0-9a-f]{16}")
+_PLAIN_ID = f"^({_HEX.pattern})?$"
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{22}==|[A-Za-z0-9+/_-]{11}=")
 
 
@@ -196,6 +213,14 @@ def _id(value: Any) -> str | None:
     if not _HEX.fullmatch(text):
         text = _from_base64(text) if _BASE64.fullmatch(text) else _lowered(text)
     return text if text.strip("0") else None
+
+
+def _are_plain_ids(column: pa.ChunkedArray) -> bool:
+    """Whether ids are as `_id` gives them, or empty, all of them: then they need not be looked at one by one."""
+    if not pa.types.is_string(column.type):
+        return False
+    plain = pc.and_not(pc.match_substring_regex(column, _PLAIN_ID), pc.match_substring_regex(column, "^0+$"))
+    return pc.all(plain).as_py() is not False
 
 
 def _lowered(text: str) -> str:

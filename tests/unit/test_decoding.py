@@ -3,11 +3,14 @@
 import base64
 import json
 import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evaluator.tables.decoding import MALFORMED, identified, spans_of
 from evaluator.tables.delta import DeltaStore
@@ -125,6 +128,42 @@ def test_ids_may_be_bytes() -> None:
     [span] = spans_of(table)
 
     assert (span.trace_id, span.span_id) == (TRACE_ID, SPAN_ID)
+
+
+IDS = (
+    st.none()
+    | st.sampled_from(
+        ["", "0" * 32, "0" * 16, TRACE_ID.upper(), f" {TRACE_ID} ", f"{TRACE_ID}\n", "tr-custom"]
+    )
+    | st.binary(min_size=16, max_size=16).map(bytes.hex)
+    | st.binary(min_size=8, max_size=8).map(bytes.hex)
+    | st.binary(min_size=16, max_size=16).map(lambda one: base64.b64encode(one).decode())
+)
+
+
+@given(st.lists(IDS, max_size=5))
+def test_ids_are_the_same_whatever_they_stand_beside(written: list[str | None]) -> None:
+    together = parents_of(written)
+
+    assert together == [parent for one in written for parent in parents_of([one])]
+
+
+def parents_of(ids: list[str | None]) -> list[str | None]:
+    table = pa.table({"parent_span_id": pa.array(ids, pa.string())})
+    table = table.append_column("trace_id", pa.array([TRACE_ID] * len(ids), pa.string()))
+    table = table.append_column("span_id", pa.array([SPAN_ID] * len(ids), pa.string()))
+    return [span.parent_span_id for span in spans_of(table)]
+
+
+@pytest.mark.parametrize("number", [0, -1, None])
+def test_a_span_without_a_start_of_its_own_began_at_its_time(number: int | None) -> None:
+    moment = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    table = pa.Table.from_pylist([a_row(start_time_unix_nano=number, time=moment), a_row()], SPANS)
+
+    first, second = spans_of(table)
+
+    assert first.start_time_unix_nano == int(moment.timestamp()) * 10**9
+    assert second == A_SPAN
 
 
 @pytest.mark.parametrize("parent", [None, "", "0000000000000000"])
