@@ -50,13 +50,14 @@ def explain(
     Example: `evaluator explain e4fbc7bf8026c0dd979fcdd6ccb4f862`
     """
     from evaluator.commands.explanation import explain as explained
-    from evaluator.commands.inspection import judges_of_sessions, versions_in_force
+    from evaluator.commands.inspection import entries_in_force, versions_in_force
     from evaluator.wiring import build_tables
 
     settings = loaded(config)
     tables = build_tables(settings)
-    in_force = versions_in_force(settings, tables)
-    told = explained(trace_id, tables.spans, tables.ledger, in_force, judges_of_sessions(settings))
+    entries = entries_in_force(settings, tables)
+    rules = [entry.rule for entry in entries]
+    told = explained(trace_id, tables.spans, tables.ledger, versions_in_force(entries), rules)
     if as_json:
         print_json(asdict(told))
     else:

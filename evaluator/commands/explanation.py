@@ -1,18 +1,19 @@
 """Why a trace has the results it has, and why it lacks the others."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
 import orjson
 
+from evaluator.dataset.selection import SelectionRule, select
 from evaluator.decisions import newest_revisions
 from evaluator.notes import EVERY_JUDGE, CatchUp, catch_ups, paused, scoring_begun
 from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.shards import shards_of
 from evaluator.tables.rows import Row, State
-from evaluator.traces.assembly import Pending, assemble, gather
+from evaluator.traces.assembly import Pending, assemble, gather, has_ended_root
 
 Told = (
     State
@@ -31,7 +32,9 @@ FORGOTTEN_WHY = "what was known of it was erased (`evaluator forget`), and it is
 AGAIN = {"paused": "after `evaluator resume`", "budget": "when the budget has room"}
 """When what was held back is judged; all else at the next tick."""
 
-
+PASSED_OVER = "the catch-up on the past (`since`) passed it over: "
+NOT_THERE = "it was not in the table then, or the filter or the rate was another one"
+"""Why it did where the rule of today lets the trace in."""
 LATER = "this version came into force after the trace was decided: `evaluator eval` scores the past"
 
 
@@ -76,12 +79,11 @@ def explain(
     spans: SpanSource,
     ledger: LedgerPort,
     in_force: Mapping[str, str],
-    of_sessions: Collection[str] = (),
+    rules: Sequence[SelectionRule] = (),
 ) -> Explanation:
     """Everything the ledger tells of a trace, and of the session that it is a turn of.
 
-    `in_force` are the versions of the scorers of today, `of_sessions` the names of those that judge sessions. Raises
-    TableError.
+    `in_force` are the versions of the scorers of today, `rules` whom they look at. Raises TableError.
     """
     trace_id = trace_id.lower().removeprefix("tr-")
     book = ledger.open()
@@ -96,7 +98,9 @@ def explain(
     state, why = _of_target(target, found, book.cursor(snapshot.table_id) is None)
     if target is None and pending is not None:
         state, why = _never_decided(pending, book, snapshot, notes) or (state, why)
-    past = _past(pending, catch_ups(notes, shards_of(book.shards)))
+    known = catch_ups(notes, shards_of(book.shards)) if state in ("done", "out of scope") else []
+    past = _past(pending, known, rules)
+    of_sessions = {rule.name for rule in rules if rule.target == "session"}
     newest = newest_revisions(row.key for row in results)
     stands = _Standing(in_force, paused(notes))
     told = [stands.of(_of_result(row, newest[row.key[:4]])) for row in results]
@@ -279,21 +283,24 @@ def _passed_over(
             )
 
 
-def _past(pending: Pending | None, known: Iterable[CatchUp]) -> dict[tuple[str, str], str]:
+def _past(
+    pending: Pending | None, known: Iterable[CatchUp], rules: Sequence[SelectionRule]
+) -> dict[tuple[str, str], str]:
     """What became of a trace in the past that versions of scorers catch up on, where it is in their range."""
     if pending is None:
         return {}
-    began = assemble(pending.trace_id, pending.spans, incomplete=False).start_time
-    said = {}
-    for one in known:
-        if began is not None and one.start <= began < one.end:
-            said[one.scorer, one.version] = (
-                "the catch-up on the past (`since`) passed it over: filtered, sampled out, without a span that matches, or "
-                "not in the table then"
-                if one.upto > began
-                else f"the catch-up on the past (`since`) has come to {_when(one.upto)} and will come to it"
-            )
-    return said
+    trace = assemble(pending.trace_id, pending.spans, incomplete=not has_ended_root(pending.spans))
+    began = trace.start_time
+    if began is None:
+        return {}
+    ranged = [one for one in known if one.start <= began < one.end]
+    [selection] = select([trace], rules if ranged else [])
+    return {
+        (one.scorer, one.version): PASSED_OVER + selection.skipped.get(one.scorer, NOT_THERE)
+        if one.upto > began
+        else f"the catch-up on the past (`since`) has come to {_when(one.upto)} and will come to it"
+        for one in ranged
+    }
 
 
 def _skip_state(reason: str) -> Told:

@@ -1,6 +1,6 @@
 """What is in force, and how things stand, for the commands that only look."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from evaluator.errors import ConfigurationError
 from evaluator.guidelines.definitions import JudgeDefinition
 from evaluator.models.account import ALL
 from evaluator.notes import paused
-from evaluator.wiring import Tables, build_scorers, build_sinks, build_tables, definitions_of, utc_now
+from evaluator.wiring import Entry, Tables, build_scorers, build_sinks, build_tables, definitions_of, utc_now
 
 SILENT: Mapping[str, Any] = {
     **dict.fromkeys(("scored", "passed", "failed", "unscored", "open"), 0),
@@ -19,15 +19,14 @@ SILENT: Mapping[str, Any] = {
 """What is told of a scorer in force that has said nothing yet."""
 
 
-def judges_of_sessions(config: Config) -> set[str]:
-    """The names of the judges and scorers in force that look at sessions."""
-    return {one.name for one in definitions_of(config) if one.target == "session"}
+def entries_in_force(config: Config, tables: Tables) -> Sequence[Entry]:
+    """Today's scorers and whom they look at; no key and no model is needed to tell."""
+    return build_scorers(config, definitions_of(config), tables.ledger.open(), keys_needed=False).entries
 
 
-def versions_in_force(config: Config, tables: Tables) -> Mapping[str, str]:
-    """The versions of today's scorers by name; no key and no model is needed to tell them."""
-    scorers = build_scorers(config, definitions_of(config), tables.ledger.open(), keys_needed=False)
-    return {entry.scorer.name: entry.scorer.version for entry in scorers.entries}
+def versions_in_force(entries: Iterable[Entry]) -> Mapping[str, str]:
+    """The versions of scorers by name."""
+    return {entry.scorer.name: entry.scorer.version for entry in entries}
 
 
 def _daily(budget: DailyBudget) -> Mapping[str, Any]:
@@ -41,7 +40,7 @@ async def current_status(config: Config) -> Status:
     caps = {ALL: _daily(config.judge.budget)}
     notes = []
     try:
-        in_force = versions_in_force(config, tables)
+        in_force = versions_in_force(entries_in_force(config, tables))
         judges = (one for one in definitions_of(config) if isinstance(one, JudgeDefinition))
         caps |= {judge.name: _daily(judge.budget) for judge in judges if judge.budget}
     except ConfigurationError as error:

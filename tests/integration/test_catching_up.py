@@ -10,6 +10,11 @@ NEW = """
 scorers:
   - {name: short, sql: length(response) < 10, since: 7d, filter: response <> 'Bye'}
 """
+PASSING_OVER = """
+scorers:
+  - {name: never, sql: length(response) < 10, since: 7d, sample_rate: 0}
+  - {name: tools, sql: duration_ms < 10, since: 7d, target: span, span_filter: span_type = 'TOOL'}
+"""
 
 
 def test_a_new_scorer_in_a_file_catches_up_on_its_week(tmp_path: Path) -> None:
@@ -38,7 +43,30 @@ def test_a_new_scorer_in_a_file_catches_up_on_its_week(tmp_path: Path) -> None:
     }
     assert why["old"].startswith("this version came into force after the trace was decided")
     assert why["week"].startswith("scored")
-    assert why["bye"].startswith("the catch-up on the past (`since`) passed it over")
+    assert why["bye"] == "the catch-up on the past (`since`) passed it over: filtered"
+
+
+def test_explain_asks_the_rule_why_a_catch_up_passed_a_trace_over(tmp_path: Path) -> None:
+    at = datetime.now(UTC) - timedelta(days=3)
+    project = Project.create(tmp_path, CODE_ONLY)
+    project.append(answer("week", at=at))
+    project.run("once")
+    project.guide(PASSING_OVER, "new.yaml")
+    project.run("once")
+
+    told = {
+        one["scorer"]: one for one in project.run("explain", trace_id("week"), "--json").json()["scorers"]
+    }
+    project.guide(PASSING_OVER.replace("sample_rate: 0", "sample_rate: 1"), "new.yaml")
+    raised = {
+        one["scorer"]: one for one in project.run("explain", trace_id("week"), "--json").json()["scorers"]
+    }
+
+    assert told["never"]["why"].endswith("passed it over: sampled out")
+    assert told["tools"]["why"].endswith("passed it over: no span matches")
+    assert raised["never"]["why"].endswith(
+        "it was not in the table then, or the filter or the rate was another one"
+    )
 
 
 def test_status_tells_how_far_a_catch_up_is_and_that_an_edit_ended_it(tmp_path: Path) -> None:
