@@ -214,7 +214,8 @@ class NewResult:
 class Plan:
     """What is to be scored of some traces, and what has a result of the same version already, in one order.
 
-    `of_sessions`: they are sessions, each seen as one trace.
+    `of_sessions`: they are sessions, each seen as one trace. `superseding`: how many of the wanted results are to stand in
+    the place of one that is there.
     """
 
     place: tuple[int, int]
@@ -223,6 +224,7 @@ class Plan:
     skipped: Counter[str]
     waiting: int
     of_sessions: bool = False
+    superseding: int = 0
 
     @property
     def assignments(self) -> list[Assignment]:
@@ -253,7 +255,14 @@ def _plan(work: Work, place: tuple[int, int], ready: Sequence[tuple[Trace, Pendi
     for selection in selections:
         skipped.update(selection.skipped.values())
         wanted += _wanted(parts, selection, known)
-    return Plan(place=place, ready=ready, wanted=wanted, skipped=skipped, waiting=waiting)
+    return Plan(
+        place=place,
+        ready=ready,
+        wanted=wanted,
+        skipped=skipped,
+        waiting=waiting,
+        superseding=superseding(wanted, known),
+    )
 
 
 ResultKey = tuple[str, str, str | None, str | None]
@@ -273,6 +282,13 @@ def _wanted(
             assignment=Assignment(scorer=scorer, record=record),
             revision=0 if row is None else row.revision + 1,
         )
+
+
+def superseding(wanted: Iterable[Assessment | NewResult], known: Iterable[ResultKey]) -> int:
+    """How many wanted results are of a scorer that has one there already, by whatever version."""
+    there = {key[:3] for key in known}
+    new = (one.assignment for one in wanted if isinstance(one, NewResult))
+    return sum((one.record.target.type, one.record.target.target_id, one.scorer.name) in there for one in new)
 
 
 def newest_final(rows: Iterable[Row]) -> dict[ResultKey, Row]:

@@ -51,13 +51,17 @@ class Engine(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Evaluation:
-    """The outcome: the counts, every result in the range, new or reused, and what could not be evaluated."""
+    """The outcome: the counts, every result in the range, new or reused, and what could not be evaluated.
+
+    `superseding`, of what is only planned: how many results would stand in the place of one that is there.
+    """
 
     range: Range
     summary: Summary
     assessments: list[Assessment] = field(default_factory=list)
     traces: dict[str, Trace] = field(default_factory=dict)
     lost: list[Lost] = field(default_factory=list)
+    superseding: int = 0
 
     def check_whole(self) -> None:
         """Raises EvaluatorError when some of the range could not be evaluated."""
@@ -126,6 +130,7 @@ async def pending_work(
             summary.reused += len(plan.reused)
             summary.skipped.update(plan.skipped)
             summary.waiting += plan.waiting
+            evaluation.superseding += plan.superseding
             yield evaluation, plan.assignments
 
 

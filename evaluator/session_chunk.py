@@ -15,6 +15,7 @@ from evaluator.chunk import (
     Work,
     newest_final,
     score_plan,
+    superseding,
 )
 from evaluator.dataset.selection import Selection, select_sessions
 from evaluator.decisions import assessment_of
@@ -177,17 +178,19 @@ def _plan(
     idle = whole[:limit]
     rules = [active.rule for active in work.parts.active]
     selections = select_sessions([one.session for one in idle], rules)
+    wanted = [
+        wanted
+        for one, selection in zip(idle, selections, strict=True)
+        for wanted in _wanted(work.parts, one, selection, known)
+    ]
     return Plan(
         place=place,
         ready=[(one.session.whole, one.pending) for one in idle],
-        wanted=[
-            wanted
-            for one, selection in zip(idle, selections, strict=True)
-            for wanted in _wanted(work.parts, one, selection, known)
-        ],
+        wanted=wanted,
         skipped=Counter(reason for selection in selections for reason in selection.skipped.values()),
         waiting=len(read) - len(whole),
         of_sessions=True,
+        superseding=superseding(wanted, known),
     )
 
 

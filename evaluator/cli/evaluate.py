@@ -279,8 +279,12 @@ def _show_estimate(settings: "Config", request: "OfflineRequest", as_json: bool)
     )
     for note in told.notes:
         print(note)
-    there = f", {told.reused} results are there already" if told.reused else ""
-    print(f"{told.traces} traces in the range{there}; nothing was called")
+    there = [f"{counted(told.traces, 'trace')} in the range"]
+    if told.reused:
+        there.append(f"{counted(told.reused, 'result')} there already")
+    if told.superseded:
+        there.append(f"{counted(told.superseded, 'result')} would be superseded")
+    print(f"{', '.join(there)}; nothing was called")
 
 
 def _cost(usd: float | None, calls: int) -> str:

@@ -68,10 +68,11 @@ class ScorerEstimate:
 
 @dataclass(slots=True, kw_only=True)
 class Estimate:
-    """What an evaluation would do."""
+    """What an evaluation would do. `superseded`: how many results that are there would be older ones then."""
 
     traces: int = 0
     reused: int = 0
+    superseded: int = 0
     skipped: int = 0
     scorers: list[ScorerEstimate] = field(default_factory=list)
 
@@ -92,6 +93,7 @@ class Estimate:
         return {
             "traces": self.traces,
             "reused": self.reused,
+            "superseded": self.superseded,
             "skipped": self.skipped,
             "calls": sum(one.calls for one in judged),
             "cached": sum(one.cached for one in judged),
@@ -115,7 +117,7 @@ async def estimate(config: Config, request: OfflineRequest) -> Estimate:
         async for evaluation, assignments in pending_work(parts, within, "dry-run"):
             summary = evaluation.summary
             total.traces, total.reused = summary.traces, summary.reused
-            total.skipped = summary.skipped.total()
+            total.superseded, total.skipped = evaluation.superseding, summary.skipped.total()
             count.add(assignments)
     finally:
         await scorers.close()

@@ -74,6 +74,22 @@ def test_rescoring_says_what_it_would_take_and_then_supersedes_the_older_version
     ]
 
 
+def test_a_dry_run_says_how_many_results_would_be_superseded(tmp_path: Path) -> None:
+    project = a_project(tmp_path)
+    project.append(answer("c", at=NOON))
+    all_of = ("eval", "--from", "2026-11-20", "--to", "2026-11-21", "--dry-run")
+
+    missing = project.run(*all_of).out
+    project.run(*all_of[:-1])
+    there = project.run(*all_of).out
+    again, told = project.run(*all_of, "--rescore").out, project.run(*all_of, "--rescore", "--json").json()
+
+    assert "3 traces in the range, 2 results would be superseded" in missing
+    assert "3 traces in the range, 3 results there already; nothing was called" in there
+    assert "3 traces in the range, 3 results would be superseded; nothing was called" in again
+    assert told["superseded"] == 3
+
+
 def test_rescoring_by_the_same_version_makes_its_next_revision(tmp_path: Path) -> None:
     project = a_project(tmp_path)
     project.run(*RESCORE)
