@@ -39,7 +39,7 @@ class Retrials:
 
     async def catch_up(self) -> None:
         """Score what waits for the budget, the oldest first and before what is new; give up what waited too long."""
-        await self._try_all([row for row in self._work.due if waits_for_budget(row)])
+        await self._try_all([row for row in self._work.due.values() if waits_for_budget(row)])
         if self._given_up:
             self._work.summary.notes.append(
                 f"{self._given_up} results were given up: the budget had no room for them in {GIVEN_UP_AFTER.days} days "
@@ -48,7 +48,7 @@ class Retrials:
 
     async def try_what_is_due(self) -> None:
         """Score again what is due, and pass to the version in force what is open for an older one."""
-        await self._try_all([row for row in self._work.due if not waits_for_budget(row)])
+        await self._try_all([row for row in self._work.due.values() if not waits_for_budget(row)])
 
     async def _try_all(self, rows: Sequence[Row]) -> None:
         now = self._work.parts.clock()

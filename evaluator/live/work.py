@@ -23,7 +23,7 @@ from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.score import Active, Assignment, Scores, is_held_up, score
 from evaluator.shards import WHOLE, Shard
 from evaluator.summary import Summary
-from evaluator.tables.rows import Moved, Row, Unit, newest_of_each, widened
+from evaluator.tables.rows import Key, Moved, Row, Unit, newest_of_each, widened
 from evaluator.traces.assembly import Pending, gather, has_ended_root
 
 CHUNK_TRACES = 2_000
@@ -78,7 +78,8 @@ class Work:
         self.waiting: dict[str, Row] = {}
         self.sessions: dict[str, Row] = {}
         """The sessions that wait until they are idle."""
-        self.due: list[Row] = []
+        self.due: dict[Key, Row] = {}
+        """The open results to try again, of which this tick has said nothing yet."""
         self.left_out = False
         """Whether something was left undecided because the configuration kept it from a judge."""
         self.overtaken = False
@@ -86,7 +87,9 @@ class Work:
         self._tables = asyncio.Lock()
         self._line = asyncio.Lock()
         self._look_at_what_is_open()
-        self.due = [row for row in self._opened if row.state != "waiting" and is_ours(row, parts.shard)]
+        self.due = {
+            row.key: row for row in self._opened if row.state != "waiting" and is_ours(row, parts.shard)
+        }
 
     def _versions(self, *, of_sessions: bool) -> dict[str, str]:
         return {
@@ -136,9 +139,6 @@ class Work:
                 self._remember_result(row)
                 self.summary.results += row.state in ("scored", "unscored") and row.due is None
                 self.summary.deferred += row.state == "deferred"
-        ended = {row.key for row in written if row.state == "replaced"}
-        if ended:
-            self.due = [row for row in self.due if row.key not in ended]
         if len(written) < sum(map(len, units)):  # or several turns of a session told of its one wait
             keys = {row.key for row in written}
             left = [row for unit in units for row in unit if row.key not in keys]
@@ -180,6 +180,7 @@ class Work:
             waiting.pop(row.target_id, None)
 
     def _remember_result(self, row: Row) -> None:
+        self.due.pop(row.key, None)
         self._open_results.pop(row.key, None)
         if row.due is not None:
             self._open_results[row.key] = row

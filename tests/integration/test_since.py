@@ -19,7 +19,7 @@ from evaluator.score import Active
 from evaluator.shards import Shard, shards_of
 from evaluator.summary import Summary
 from evaluator.tables.delta import DeltaStore
-from evaluator.tables.rows import Key, Row
+from evaluator.tables.rows import Key, Row, from_arrow
 from evaluator.tables.spans import SpansTable
 from evaluator.tick import look, tick
 from evaluator.traces.columns import SPANS
@@ -326,6 +326,23 @@ async def test_what_an_eval_has_scored_already_is_passed_over(bench: Bench) -> N
         trace_id("t0"): "since",
         trace_id("t1"): "eval",
     }
+
+
+async def test_what_a_catch_up_left_open_is_not_tried_again_by_the_tick_that_decides_its_trace(
+    bench: Bench,
+) -> None:
+    began = bench.now - timedelta(hours=1)
+    bench.append(answer("t0", at=began))
+    await ticked(bench, judge(Greets("new", fails=Reason.UNAVAILABLE)), start="latest")
+    bench.append(span("t0", "child", parent="root", at=began + timedelta(minutes=70)))
+    bench.later(hours=1)
+    scorer = Greets("new")
+
+    await ticked(bench, judge(scorer), start="latest")
+
+    assert scorer.seen == [trace_id("t0")]
+    rows = from_arrow(bench.ledger.store.open().query("select * from t where scorer = 'new' order by seq"))
+    assert [(row.scope, row.state) for row in rows] == [("since", "unscored"), ("live", "scored")]
 
 
 async def test_each_shard_looks_through_its_own_traces(bench: Bench) -> None:
