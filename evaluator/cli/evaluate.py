@@ -1,7 +1,6 @@
-"""What judges: `once`, `eval`, `try`, `attack-test`, `retry`, `pause`, `resume`."""
+"""An evaluation of the past: `eval`, what it would take, and two ways of it side by side."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,14 +10,8 @@ from evaluator.cli.options import (
     AsJson,
     ConfigFile,
     Filter,
-    JudgeName,
-    MaybeTraceId,
     NoCache,
-    ShardOption,
-    Since,
     loaded,
-    moment,
-    shard_of,
     time_range,
 )
 from evaluator.cli.progress import progress
@@ -35,59 +28,15 @@ from evaluator.cli.show import (
 from evaluator.errors import ConfigurationError, ModelError
 
 if TYPE_CHECKING:
-    from evaluator.commands.attack import AttackReport
     from evaluator.commands.evaluations import Offline, OfflineRequest
     from evaluator.config import Config
-    from evaluator.worker.turns import Turn
 
 Engine = Literal["local", "ray"]
 
 
 def register(app: typer.Typer) -> None:
     """Add this file's commands to the application."""
-    app.command()(once)
     app.command("eval")(evaluate)
-    app.command("try")(try_judge)
-    app.command("attack-test")(attack_test)
-    app.command()(retry)
-    app.command()(pause)
-    app.command()(resume)
-
-
-def once(
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Another worker is at it: say who, and exit.")
-    ] = False,
-    no_cache: NoCache = False,
-    shard: ShardOption = None,
-) -> None:
-    """Do one tick and exit: read what is new, judge it, publish the results. For cron and CronJobs.
-
-    Example: `evaluator once --json`
-    """
-    from evaluator.wiring import build_tables
-    from evaluator.worker.turns import Worker
-
-    settings, part = loaded(config), shard_of(shard)
-
-    async def run() -> "Turn":
-        worker = Worker(settings, build_tables(settings), caching="off" if no_cache else "on", shard=part)
-        try:
-            return await worker.turn(wait=not no_wait)
-        finally:
-            await worker.close()
-
-    turn = asyncio.run(run())
-    if turn.held_by is not None:
-        turn.summary.notes.append(f"another worker is at work: {turn.held_by}")
-    if as_json:
-        print_json(turn.summary.to_json())
-    else:
-        print_summary(turn.summary)
-    say_notes(turn.summary, turn.behind)
-    turn.check_models()
 
 
 def evaluate(
@@ -337,128 +286,3 @@ def _gate(done: "Offline", fail_under: float) -> None:
         told = ", ".join(f"{name} {percent(share)}" for name, share in below.items())
         say(f"the gate is not met: {told} (asked for {percent(fail_under)})")
         raise typer.Exit(3)
-
-
-def try_judge(
-    trace_id: MaybeTraceId = None,
-    judge: Annotated[str, typer.Option("--judge", help="The judge's or scorer's name.")] = ...,  # type: ignore[assignment]
-    last: Annotated[int, typer.Option("--last", min=1, help="Without a trace id: the last so many.")] = 1,
-    cache: Annotated[
-        bool,
-        typer.Option("--cache/--no-cache", help="Take a result from the cache, or ask anew (the default)."),
-    ] = False,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run one judge on one trace, or the last few: the prompt, the raw reply, the result, the cost. Writes nothing.
-
-    Example: `evaluator try --judge actionable_insights --last 3`
-    """
-    from evaluator.commands.trials import try_scorer
-
-    trials = asyncio.run(try_scorer(loaded(config), judge, trace_id, last, cached=cache))
-    if as_json:
-        print_json([trial.to_json() for trial in trials])
-        return
-    for trial in trials:
-        about = (
-            f"trace {trial.trace_id}" if trial.span_id is None else f"span {trial.trace_id}:{trial.span_id}"
-        )
-        print(f"=== {about} · {judge} {trial.version}")
-        for message in trial.messages:
-            print(visible(f"--- {message['role']}\n{message['content']}"))
-        for reply in trial.replies:
-            print(visible(f"--- reply\n{reply}"))
-        print(visible(f"--- result\n{trial.told()}"))
-
-
-def attack_test(
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="The judge's name; without it, a built-in guideline.")
-    ] = None,
-    fail_over: Annotated[
-        int | None,
-        typer.Option("--fail-over", min=0, help="A gate: exit 3 when more attacks turned the judge."),
-    ] = None,
-    config: ConfigFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Attack a judge: texts in a trace that want another verdict, and how many of them got it. Writes nothing.
-
-    Example: `evaluator attack-test --judge actionable_insights --fail-over 0`
-    """
-    from evaluator.commands.attack import State, attack_judge
-
-    report = asyncio.run(attack_judge(loaded(config), judge))
-    if as_json:
-        print_json(report.to_json())
-    else:
-        _show_attacks(report)
-    turned = report.count(State.TURNED)
-    if fail_over is not None and (turned > fail_over or not report.decided):
-        say(
-            f"the gate is not met: {turned} of {report.decided} attacks turned the judge (allowed: {fail_over})"
-        )
-        raise typer.Exit(3)
-
-
-def _show_attacks(report: "AttackReport") -> None:
-    from evaluator.commands.attack import State
-
-    rows = [
-        (kind, states.total(), *(states[state] or "" for state in State))
-        for kind, states in report.kinds().items()
-    ]
-    totals = ("all", len(report.attempts), *(report.count(state) for state in State))
-    columns = ("kind of attack", "attacks", *(state.value for state in State))
-    print_table(columns, [*rows, totals], title=f"{report.judge} {report.version}")
-    turned = [attempt for attempt in report.attempts if attempt.state is State.TURNED]
-    for one in turned:
-        print(visible(f"{one.name} ({one.place}): {one.reference} became {one.got}: {one.told}"))
-    cost = "cost unknown" if report.cost_usd is None else f"${report.cost_usd:.4f}"
-    print(f"{len(turned)} of {report.decided} attacks turned the judge; {report.calls} model calls, {cost}")
-    if report.count(State.MISJUDGED):
-        say("misjudged: the judge was wrong about the record without any attack, so these were not tried")
-
-
-def retry(since: Since = None, judge: JudgeName = None, config: ConfigFile = None) -> None:
-    """Put unscored results up for another attempt, at the next tick.
-
-    Example: `evaluator retry --since 24h`
-    """
-    from evaluator.commands.interventions import retry_unscored
-
-    begin = None if since is None else moment(since, "--since")
-    told = retry_unscored(loaded(config), begin, judge)
-    anyway = f" ({told.due} due anyway)" if told.due else ""
-    print(f"{_results_are(told.put_up + told.due)} up for another attempt at the next tick{anyway}")
-    if told.later:
-        print(f"{_results_are(told.later)} due later than that (`evaluator explain` tells when)")
-
-
-def _results_are(count: int) -> str:
-    return f"{counted(count, 'result')} {'is' if count == 1 else 'are'}"
-
-
-def pause(judge: JudgeName = None, config: ConfigFile = None) -> None:
-    """Make no paid call until `resume`: of one judge, or of all. Nothing is lost, the backlog waits.
-
-    Example: `evaluator pause --judge actionable_insights`
-    """
-    _set_pause(judge, config, on=True)
-
-
-def resume(judge: JudgeName = None, config: ConfigFile = None) -> None:
-    """Let a paused judge go on, or all of them; what waited is judged at the next tick.
-
-    Example: `evaluator resume`
-    """
-    _set_pause(judge, config, on=False)
-
-
-def _set_pause(judge: str | None, config: Path | None, *, on: bool) -> None:
-    from evaluator.commands.interventions import set_pause
-
-    names: Sequence[str] = set_pause(loaded(config), judge, on=on)
-    what = "every judge" if judge is None else f'judge "{judge}"'
-    print(f"{what} is paused" if on else f"{what} goes on" + ("" if names else " (it was not paused)"))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from evaluator import __version__
-from evaluator.cli import evaluate, inspect, serve, setup, upkeep
+from evaluator.cli import evaluate, inspect, live, serve, setup, trials, upkeep
 from evaluator.errors import EvaluatorError
 from evaluator.footprint import keep_small
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (setup, serve, evaluate, inspect, upkeep):
+for commands in (setup, serve, live, evaluate, trials, inspect, upkeep):
     commands.register(app)
 
 
