@@ -260,7 +260,8 @@ class Arrivals:
                 work.summary.traces += 1
                 work.summary.skipped.update(selection.skipped.values())
             if self._revisions.get(trace.trace_id):
-                units[trace.trace_id] += work.superseded("TRACE", trace.trace_id)
+                spans = {step.span.span_id for step in trace.steps}
+                units[trace.trace_id] += work.superseded("TRACE", trace.trace_id, spans)
         return [*closed, *(unit for trace_id, unit in units.items() if trace_id not in left_out)]
 
     def _revision(self, assignment: Assignment, known: Mapping[tuple[object, ...], int]) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -146,13 +146,15 @@ class Work:
                 self.overtaken = self.overtaken or any(row.state == "done" for row in left)
                 self._look_at_what_is_open()
 
-    def superseded(self, kind: str, target_id: str) -> list[Row]:
-        """What ends the open results that a new revision of a trace (its spans included) or a session takes the place of."""
+    def superseded(self, kind: str, target_id: str, spans: Collection[str] = ()) -> list[Row]:
+        """What ends the open results that a new revision of a session, or of a trace and these spans of it, takes the
+        place of. Of a span that the revision lacks (deleted, or days from the rest) it says nothing."""
         return [
             replaced_row(row, run_id=self.run_id, reason=SUPERSEDED)
             for row in self._open_results.values()
             if target_id == (row.target_id if row.target_type == "SESSION" else row.trace_id)
             and (row.target_type == "SESSION") is (kind == "SESSION")
+            and (row.span_id is None or row.span_id in spans)
         ]
 
     def _with_sessions(self, units: Sequence[Unit]) -> Sequence[Unit]:

@@ -271,10 +271,9 @@ class History:
                 ends.setdefault((key.target_id, row.scorer), set()).add(row.state)
             else:
                 check(row.state == "done", f"7: undecided: {row}")
-        for (
-            row
-        ) in mirror.expired:  # a session's newer revision hangs on an earlier trace where that came late
-            if row.target_type == "SESSION" and row.scorer is not None:
+        # A newer revision lies in an earlier day, and is taken out before it, where an earlier span or trace came late.
+        for row in mirror.expired:
+            if row.scorer is not None:
                 ends.setdefault((row.target_id, row.scorer), set()).add(row.state)
         for (target, name), states in ends.items():
             gone = target.partition(":")[0] in mirror.forgotten

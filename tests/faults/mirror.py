@@ -93,9 +93,12 @@ class Mirror:
         return {span for span, ended in self.ended.items() if ended < floor}
 
     def began_anew(self) -> set[str]:
-        """Traces whose decision was taken out for its age, and that have a span more than a day after the others: with
-        nothing known of them it is one of a new trace."""
-        return self.with_far_spans() & {row.target_id for row in self.expired}
+        """Traces whose newest decision was taken out for its age, while something is left that may be taken for another:
+        a span more than a day after the others, or an older decision in a later day (an earlier span came late)."""
+        gone = {row.target_id: row.revision for row in self.expired if row.scorer is None}
+        left = {key.target_id: key.revision for key in self.latest if key.scorer is None}
+        older = {trace for trace, revision in gone.items() if left.get(trace, revision) < revision}
+        return self.with_far_spans() & gone.keys() | older
 
     def with_far_spans(self) -> set[str]:
         """Traces that have a span more than a day after the others."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 
 from evaluator.chunk import EvaluationParts, Range
 from evaluator.commands.explanation import explain
@@ -56,8 +57,8 @@ def parts(bench: Bench, *active: Active) -> Parts:
     return replace(bench.parts(), active=active)
 
 
-async def ticked(bench: Bench, *active: Active) -> Summary:
-    return await tick(parts(bench, *active), run_id="run")
+async def ticked(bench: Bench, *active: Active, **settings: Any) -> Summary:
+    return await tick(replace(parts(bench, *active), **settings), run_id="run")
 
 
 async def evaluated(bench: Bench, *active: Active, rescore: bool = False) -> Evaluation:
@@ -215,3 +216,23 @@ async def test_explain_tells_of_each_span_and_why_others_have_none(bench: Bench)
         ("scored", span_id("a", "two")),
     ]
     assert [(one.state, one.why) for one in none.scorers] == [("skipped", NO_SPAN)]
+
+
+async def test_a_new_revision_says_nothing_of_a_span_that_it_lacks(bench: Bench) -> None:
+    bench.append(answer("a"), a_tool("a", "kept"), a_tool("a", "gone"))
+    await ticked(bench, of_tools(Greets(fails=Reason.UNAVAILABLE)), rescore_late=True)
+    table = DeltaTable(bench.spans_store.uri)
+    table.delete(f"span_id = '{span_id('a', 'gone')}'")
+    table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+    bench.append(a_tool("a", "late"))
+
+    await ticked(bench, of_tools(Greets()), rescore_late=True)
+
+    assert {one: row.state for one, row in results(bench).items()} == {
+        key("a", "kept"): "replaced",
+        key("a", "gone"): "unscored",
+        key("a", "kept", revision=1): "scored",
+        key("a", "late", revision=1): "scored",
+    }
+    assert results(bench)[key("a", "gone")].error == "its spans are no longer in the table"
+    assert not look(parts(bench, of_tools(Greets()))).work
