@@ -146,6 +146,11 @@ class Book(Protocol):
     def notes(self) -> dict[str, Row]: ...
     @property
     def seq(self) -> int: ...
+    @property
+    def others_upto(self) -> int:
+        """Up to which `seq` the book has seen what others committed since it was opened; 0: nothing."""
+        ...
+
     def commit(
         self,
         units: Sequence[Unit],

@@ -92,13 +92,13 @@ class Arrivals:
             version = work.spans.version
             mark = work.spans.mark(version)
             begun = [scoring_begun_unit(work.spans.table_id, now)]
-            work.book.commit(begun, moved=self._moved(version, now, mark, begins=True))
+            work.write(begun, moved=self._moved(version, now, mark, begins=True))
             # Another worker may have been first; where nothing is said yet, others share the work meanwhile.
             return self._said() or (version, now, mark)
         if (
             isinstance(start, timedelta) and work.book.floor is None
         ):  # once said, it does not go on with the clock
-            work.book.commit([], floor=now - start)
+            work.write([], floor=now - start)
         return NOTHING_READ, None, None
 
     def _scoring_begun(self) -> datetime | None:

@@ -105,7 +105,7 @@ class Past:
             if active.since is not None and (active.scorer.name, active.scorer.version) not in known
         ]
         if units:
-            self._work.book.commit(units)
+            self._work.write(units)
 
     def _look(self) -> None:
         judges = {(active.scorer.name, active.scorer.version): active for active in self._judges}

@@ -17,6 +17,7 @@ from evaluator.decisions import (
     waited_too_long,
     waits_for_budget,
 )
+from evaluator.errors import TableError
 from evaluator.feedback import Scored
 from evaluator.portions import portions
 from evaluator.ports import Book, LedgerPort, Spans, SpanSource
@@ -71,6 +72,7 @@ class Work:
         self.summary = summary
         self.book: Book = parts.ledger.open()  # first: so the spans table has all that its rows speak of
         self.spans: Spans = parts.spans.open()
+        self._spans_know = 0
         self.began = parts.clock()
         self.in_force = self._versions(of_sessions=False)
         """The versions that decide traces and their spans; those that decide sessions are `of_sessions`."""
@@ -131,7 +133,7 @@ class Work:
         if not units and moved is None:
             return
         units = self._with_sessions(units)
-        written = self.book.commit(units, moved=moved, decisions_yield=self.parts.rescore_late)
+        written = self.write(units, moved=moved)
         for row in written:
             if row.scorer is None:
                 self._remember(row)
@@ -145,6 +147,22 @@ class Work:
             if left:  # others wrote meanwhile, or the reply to a commit was lost
                 self.overtaken = self.overtaken or any(row.state == "done" for row in left)
                 self._look_at_what_is_open()
+
+    def write(
+        self, units: Sequence[Unit], *, moved: Moved | None = None, floor: datetime | None = None
+    ) -> list[Row]:
+        """Commit a plan; what was written of it. Raises TableError.
+
+        The rows that others committed meanwhile may speak of newer spans: then the spans table is opened anew, too.
+        """
+        yields = self.parts.rescore_late
+        written = self.book.commit(units, moved=moved, floor=floor, decisions_yield=yields)
+        if self.book.others_upto > self._spans_know:
+            spans = self.parts.spans.open()
+            if spans.table_id != self.spans.table_id:
+                raise TableError("the spans table was made anew meanwhile (the next tick reads it)")
+            self.spans, self._spans_know = spans, self.book.others_upto
+        return written
 
     def superseded(self, kind: str, target_id: str, spans: Collection[str] = ()) -> list[Row]:
         """What ends the open results that a new revision of a session, or of a trace and these spans of it, takes the

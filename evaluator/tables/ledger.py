@@ -89,6 +89,7 @@ class Book(Reading):
         self._gone: set[tuple[str, str]] = set()
         self._gone_are_read = False
         self._appended = 0
+        self.others_upto = 0
 
     def commit(
         self,
@@ -242,6 +243,7 @@ class Book(Reading):
         """
         seq = self._snapshot.transaction(SEQ) or 0
         if seq > self.seq:
+            self.others_upto = seq
             self._open = None
             rows = from_arrow_keys(self._read(f"seq > {self.seq}", [*KEY_COLUMNS, *TURN_COLUMNS]))
             self._known.add(rows)

@@ -12,7 +12,7 @@ from tests.faults.protocol import caught
 HISTORIES = 5
 STEPS = 60
 TRIES = 6
-FIRST = {"forgetting_without_the_sinks": 1, "no_unit_rule": 17}
+FIRST = {"forgetting_without_the_sinks": 1, "no_unit_rule": 49}
 """Where to begin, for mutants that only few histories notice."""
 SELDOM = {
     "a_decision_ends_what_others_know_of_late_spans",

@@ -12,7 +12,9 @@ from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.selection import SelectionRule
 from evaluator.engines.local import LocalEngine
 from evaluator.feedback import Reason, Usage
-from evaluator.live.work import Parts
+from evaluator.live.arrivals import Arrivals
+from evaluator.live.past import Past
+from evaluator.live.work import Parts, Work
 from evaluator.notes import CatchUp, begun_unit, catch_ups, reached_unit
 from evaluator.offline import evaluate
 from evaluator.score import Active
@@ -343,6 +345,19 @@ async def test_what_a_catch_up_left_open_is_not_tried_again_by_the_tick_that_dec
     assert scorer.seen == [trace_id("t0")]
     rows = from_arrow(bench.ledger.store.open().query("select * from t where scorer = 'new' order by seq"))
     assert [(row.scope, row.state) for row in rows] == [("since", "unscored"), ("live", "scored")]
+
+
+async def test_a_worker_that_learns_of_a_decision_reads_the_spans_that_it_was_made_with(bench: Bench) -> None:
+    bench.append(answer("a", at=bench.now))
+    slow = Work(parts(bench, judge(Greets("new")), rescore_late=True), "slow", Summary(run_id="slow"))
+    bench.append(span("a", "child", parent="root", at=bench.now))
+    await ticked(bench, judge(Greets("new")), rescore_late=True)
+
+    await Past(slow).begin()
+    await Arrivals(slow).decide()
+
+    decisions = [key.revision for key in bench.states() if key.scorer is None and key.target_type == "TRACE"]
+    assert decisions == [0]
 
 
 async def test_each_shard_looks_through_its_own_traces(bench: Bench) -> None:
