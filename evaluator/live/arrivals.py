@@ -155,6 +155,7 @@ class Arrivals:
         days = days_around(found.values())
         states = work.book.states(found, days)
         newest_of = newest_of_each("TRACE", states)
+        floor = work.book.floor
         undecided, late = {}, {}
         ended: list[Unit] = []
         for trace_id, pending in found.items():
@@ -164,7 +165,7 @@ class Arrivals:
             elif newest is not None and newest.revision:
                 self._revisions[trace_id] = newest.revision
                 undecided[trace_id] = replace(pending, commits=())
-            elif self._is_in_scope(pending):
+            elif self._is_in_scope(pending, floor):
                 self._revisions.pop(trace_id, None)
                 undecided[trace_id] = pending
             elif wait := work.waiting.get(trace_id):
@@ -178,14 +179,12 @@ class Arrivals:
         work.commit([*ended, *told_again])
         return undecided | {trace_id: pending for trace_id, (_, pending) in anew.items()}
 
-    def _is_in_scope(self, pending: Pending) -> bool:
+    def _is_in_scope(self, pending: Pending, floor: datetime | None) -> bool:
         """Not what ended before the floor, nor, of what was found by its time, before scoring began."""
-        work = self._work
         if pending.latest is None:
             return True
-        begun = None if pending.trace_id in work.waiting else self._begun
-        floor = max((moment for moment in (work.book.floor, begun) if moment), default=None)
-        return floor is None or pending.latest >= floor
+        begun = None if pending.trace_id in self._work.waiting else self._begun
+        return all(pending.latest >= moment for moment in (floor, begun) if moment)
 
     def _split(
         self, found: Mapping[str, Pending], now: datetime
