@@ -45,15 +45,19 @@ class EvaluationParts:
     write: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Work:
-    """An evaluation at work: its parts and its range, and the tables as it reads them, opened."""
+    """An evaluation at work: its parts and its range, and the tables as it reads them, opened.
+
+    `spans_know`: up to which `seq` of others' rows the spans table has all that these speak of.
+    """
 
     parts: EvaluationParts
     within: Range
     run_id: str
     spans: Spans
     book: Book
+    spans_know: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,11 +254,15 @@ def _plan(work: Work, place: tuple[int, int], ready: Sequence[tuple[Trace, Pendi
     selections = select(traces, [active.rule for active in parts.active])
     days = days_around(pending for _, pending in ready)
     known = newest_final(work.book.results([trace.trace_id for trace in traces], days).values())
+    states = work.book.states([trace.trace_id for trace in traces], days)
+    decided = {
+        one: row.revision for one, row in newest_of_each("TRACE", states).items() if row.state == "done"
+    }
     wanted: list[Assessment | NewResult] = []
     skipped: Counter[str] = Counter()
     for selection in selections:
         skipped.update(selection.skipped.values())
-        wanted += _wanted(parts, selection, known)
+        wanted += _wanted(parts, selection, known, decided.get(selection.trace_id, 0))
     return Plan(
         place=place,
         ready=ready,
@@ -270,17 +278,20 @@ ResultKey = tuple[str, str, str | None, str | None]
 
 
 def _wanted(
-    parts: EvaluationParts, selection: Selection, known: Mapping[ResultKey, Row]
+    parts: EvaluationParts, selection: Selection, known: Mapping[ResultKey, Row], decided: int
 ) -> Iterator[Assessment | NewResult]:
-    """Of each scorer and each record that it gets: what it has said, or that it is to be asked."""
+    """Of each scorer and each record that it gets: what it has said, or that it is to be asked.
+
+    `decided` is the revision of the trace: what was said of an older one is no result of it.
+    """
     scorers = {active.scorer.name: active.scorer for active in parts.active}
     for name, record in selection.work:
         scorer, target = scorers[name], record.target
         row = known.get((target.type, target.target_id, scorer.name, scorer.version))
-        said = None if row is None or parts.rescore else assessment_of(row)
+        said = None if row is None or parts.rescore or row.revision < decided else assessment_of(row)
         yield said or NewResult(
             assignment=Assignment(scorer=scorer, record=record),
-            revision=0 if row is None else row.revision + 1,
+            revision=max(decided, 0 if row is None else row.revision + 1),
         )
 
 

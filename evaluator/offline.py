@@ -150,6 +150,9 @@ async def _commit(work: Work, piece: Piece, summary: Summary) -> None:
     scored = [row for row in rows if row.state == "scored"]
     if work.parts.write and scored:
         scored = await asyncio.to_thread(work.book.commit, [[row] for row in scored])
+        if work.book.others_upto > work.spans_know:  # what others said may be of newer spans
+            work.spans_know = work.book.others_upto
+            work.spans = await asyncio.to_thread(work.parts.spans.open)
     summary.results += len(scored) + sum(map(is_finally_unscored, rows))
     summary.reused += sum(row.state == "scored" for row in rows) - len(scored)  # others were first
 

@@ -202,7 +202,9 @@ def _wanted(
     for name, record in selection.work:
         scorer, target = scorers[name], record.target
         row = known.get((target.type, target.target_id, scorer.name, scorer.version))
-        same = row is not None and row.upto == one.upto and not parts.rescore
+        same = (
+            row is not None and (row.upto, row.trace_id) == (one.upto, target.trace_id) and not parts.rescore
+        )
         said = assessment_of(row) if row is not None and same else None
         yield said or NewResult(
             assignment=Assignment(scorer=scorer, record=record),

@@ -192,9 +192,8 @@ class Past:
         which versions, nobody knows."""
         work = self._work
         days = _days(around)
-        states = newest_of_each("TRACE", work.book.states(ids, days))
         decided = newest_of_each("TRACE", work.book.decided(ids, days))
-        waiting = {one for one in ids if one in states and states[one].state == "waiting"}
+        waiting = work.waiting.keys() & set(ids)
         wanted = {one: _wanting(scopes, decided.get(one)) for one in ids if one not in waiting}
         left = {one for one, names in wanted.items() if names}
         read = without_strays(work.book, gather(work.spans.around(left, around)))

@@ -36,6 +36,8 @@ class Retrials:
         self._by_name = {active.scorer.name: active for active in work.parts.active}
         self._resting: set[str] = set()
         self._given_up = 0
+        self._taken_over: set[Key] = set()
+        """The results of versions in force that are asked for in the place of older ones."""
 
     async def catch_up(self) -> None:
         """Score what waits for the budget, the oldest first and before what is new; give up what waited too long."""
@@ -65,10 +67,13 @@ class Retrials:
             and is_due(row, self._by_name, work.began)
             and not (row.target_type == "SESSION" and row.target_id in work.sessions)  # it is judged anew
         ]
-        rows = [row for row in due if not waits_in_vain(row, self._by_name)]
+        in_vain = {row.key: row for row in due if waits_in_vain(row, self._by_name)}
+        rows = [row for row in due if row.key not in in_vain]
         subjects = await work.in_thread(_Subjects, work, rows)
         targets = {row.target_id for row in rows}
         states = await work.in_thread(work.book.states, targets, days_around(subjects.pendings))
+        # Others may have said something of it since the tick began, or a reply was lost.
+        rows = [row for row in rows if row.key not in states or states[row.key].seq <= row.seq]
         newest: dict[Sequence[object], int] = {}
         for key in states:
             newest[key[:3]] = max(key.revision, newest.get(key[:3], 0))
@@ -78,7 +83,7 @@ class Retrials:
         results = iter(scores.results)
         now = work.parts.clock()
         self._resting |= _tired(assignments, scores.results, now - work.began)
-        units = [self._given_up_unit(row) for row in due if row not in rows]
+        units = [self._given_up_unit(row) for row in in_vain.values()]
         for retrial in retrials:
             unit = list(retrial.unit)
             if retrial.assignment is not None:
@@ -130,8 +135,10 @@ class Retrials:
         if not current:
             key = result_key(record.target, active.scorer.name, active.scorer.version, row.revision)
             known = states.get(key)
-            if not subjects.chosen(active, record) or (known is not None and known.state != "replaced"):
+            said = known is not None and known.state != "replaced"
+            if said or key in self._taken_over or not subjects.chosen(active, record):
                 return _Retrial(row=row, unit=unit)
+            self._taken_over.add(key)
         return _Retrial(row=row, unit=unit, assignment=Assignment(scorer=active.scorer, record=record))
 
 

@@ -169,7 +169,7 @@ class Work:
         place of. Of a span that the revision lacks (deleted, or days from the rest) it says nothing."""
         return [
             replaced_row(row, run_id=self.run_id, reason=SUPERSEDED)
-            for row in self._open_results.values()
+            for row in list(self._open_results.values())  # which a commit in its thread may be changing
             if target_id == (row.target_id if row.target_type == "SESSION" else row.trace_id)
             and (row.target_type == "SESSION") is (kind == "SESSION")
             and (row.span_id is None or row.span_id in spans)

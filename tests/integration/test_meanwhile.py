@@ -1,0 +1,193 @@
+"""What becomes of a plan when something else was said of its targets meanwhile, by others or by the same tick."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from evaluator.chunk import EvaluationParts, Range
+from evaluator.commands.interventions import retry_unscored
+from evaluator.dataset.records import Record
+from evaluator.dataset.selection import SelectionRule
+from evaluator.engines.local import LocalEngine
+from evaluator.feedback import Feedback, Reason, Scored
+from evaluator.offline import evaluate
+from evaluator.score import Active
+from evaluator.summary import Summary
+from evaluator.tables.rows import Row, from_arrow
+from evaluator.tick import look, tick
+from tests.bench import Bench, Greets
+from tests.integration.test_sessions import IDLE, Counts, Talks
+from tests.traffic import NOON, answer, span, trace_id
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Steps(Greets):
+    """How many spans a trace has; `meanwhile` happens once, while it is asked."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
+        happens, self.meanwhile = self.meanwhile, None
+        if happens:
+            await happens()
+        told = await super().score(records)
+        if self.fails:
+            return told
+        return [
+            Scored(outcome=Feedback(value=len(record.trace.steps), passed=None, rationale="counted"))
+            for record in records
+        ]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    bench = Bench(tmp_path)
+    bench.now = datetime.now(UTC) + timedelta(seconds=5)
+    return bench
+
+
+def active(scorer: Greets, since: timedelta | None = None) -> Active:
+    return Active(scorer=scorer, rule=SelectionRule(name=scorer.name), since=since)
+
+
+async def ticked(bench: Bench, *scorers: Active, rescore_late: bool = False) -> Summary:
+    return await tick(replace(bench.parts(rescore_late=rescore_late), active=scorers), run_id="run")
+
+
+async def evaluated(bench: Bench, *scorers: Active) -> None:
+    parts = EvaluationParts(
+        spans=bench.spans,
+        ledger=bench.ledger,
+        active=scorers,
+        clock=bench.clock,
+        settle=timedelta(0),
+        max_wait=timedelta(hours=1),
+        session_idle=IDLE,
+    )
+    await evaluate(parts, Range(start=bench.now - 5 * DAY, end=bench.now + DAY), "eval", LocalEngine())
+
+
+def rows(bench: Bench, where: str) -> list[Row]:
+    """Every row that was ever committed, as far as it is asked for."""
+    return from_arrow(bench.ledger.store.open().query(f"select * from t where {where} order by seq"))
+
+
+async def test_an_evaluation_reads_the_turns_of_what_live_decided_while_it_was_at_work(
+    tmp_path: Path,
+) -> None:
+    talks, live, sessions = Talks(tmp_path), Greets(), Counts()
+    talks.now = NOON + timedelta(hours=1)
+    talks.turn("t1")
+    await talks.tick(live, sessions)
+    talks.later(minutes=10)
+    await talks.tick(live, sessions)
+
+    async def goes_on() -> None:
+        talks.later(minutes=5)
+        talks.turn("t2", at=talks.now)
+        await talks.tick(live, sessions)
+        talks.later(minutes=10)
+        await talks.tick(live, sessions)
+
+    await evaluated(talks, *talks.parts(Steps("new", meanwhile=goes_on), sessions).active)
+
+    assert [len(record.session.turns) for record in sessions.seen if record.session] == [1, 2]
+
+
+async def test_what_two_open_versions_pass_to_a_third_is_asked_and_written_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluator.live.work.CHUNK_TRACES", 2)
+    tables = SimpleNamespace(ledger=bench.ledger)
+    monkeypatch.setattr("evaluator.commands.interventions.build_tables", lambda _: tables)
+    monkeypatch.setattr("evaluator.commands.interventions.utc_now", bench.clock)
+    bench.append(*(answer(name, at=bench.now - timedelta(hours=3)) for name in "ab"))
+    await ticked(bench, active(Greets(version="v1", fails=Reason.REFUSED)))
+    await ticked(bench, active(Greets(version="v2", fails=Reason.REFUSED), since=DAY))
+    retry_unscored(None, None, None)  # type: ignore[arg-type]  # only its tables are used
+    third = Greets(version="v3")
+
+    await ticked(bench, active(third))
+
+    assert sorted(third.seen) == [trace_id("a"), trace_id("b")]
+    assert [row.state for row in rows(bench, "version = 'v3'")] == ["scored", "scored"]
+
+
+async def test_a_wait_that_ended_on_an_earlier_day_does_not_hold_up_a_catch_up(bench: Bench) -> None:
+    child = bench.now - timedelta(hours=30)
+    bench.append(span("long", "child", parent="root", at=child))
+    await ticked(bench, active(Greets("old")))
+    bench.append(answer("long", at=child - 3 * DAY), answer("a", at=bench.now - timedelta(hours=2)))
+    await ticked(bench, active(Greets("old")))
+    new = active(Greets("new"), since=2 * DAY)
+
+    await ticked(bench, active(Greets("old")), new)
+
+    assert trace_id("a") in new.scorer.seen  # type: ignore[attr-defined]
+    assert not look(replace(bench.parts(), active=[active(Greets("old")), new])).work
+
+
+async def test_a_wait_that_ended_on_an_earlier_day_makes_no_second_revision(tmp_path: Path) -> None:
+    bench, midnight, counts = Talks(tmp_path), NOON.replace(hour=0), Steps()
+
+    async def turn() -> None:
+        await tick(Bench.parts(bench, counts, rescore_late=True, settle=timedelta(minutes=1)), "run")
+
+    bench.now = midnight + timedelta(hours=1)
+    bench.append(answer("a", at=midnight + timedelta(minutes=30)))
+    bench.later(minutes=2)
+    await turn()
+    bench.append(span("a", "noon", parent="root", at=midnight + timedelta(hours=2)))
+    await turn()
+    bench.append(span("a", "before", parent="root", at=midnight - timedelta(hours=1)))
+    await turn()
+    bench.later(minutes=2)
+    await turn()
+    bench.now = midnight + timedelta(days=1, hours=10)
+    bench.append(span("a", "after", parent="root", at=bench.now))
+    for _ in range(3):
+        await turn()
+        bench.later(hours=2)
+
+    told = [(row.revision, row.value) for row in rows(bench, "scorer is not null")]
+    assert told == [(0, "1"), (1, "3")]
+
+
+async def test_an_evaluation_scores_the_revision_that_a_trace_was_decided_as(bench: Bench) -> None:
+    at = bench.now - timedelta(minutes=30)
+    new = Greets("new")
+    bench.append(answer("a", at=at))
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+    bench.append(span("a", "late", parent="root", at=at))
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    await evaluated(bench, active(new))
+    await ticked(bench, active(Greets("old")), active(new, since=DAY), rescore_late=True)
+
+    assert [(row.revision, row.scope) for row in rows(bench, "scorer = 'new'")] == [(1, "eval")]
+    assert new.seen == [trace_id("a")]
+
+
+async def test_what_an_evaluation_has_scored_meanwhile_is_not_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluator.live.work.CHUNK_TRACES", 1)
+    at = bench.now - timedelta(minutes=30)
+    bench.append(*(answer(f"t{number}", at=at) for number in range(12)))
+    await ticked(bench, active(Steps(fails=Reason.UNAVAILABLE)))
+    bench.later(hours=1)
+
+    async def beside() -> None:
+        await evaluated(bench, active(Steps()))
+
+    live = Steps(meanwhile=beside)
+    await ticked(bench, active(live))
+
+    assert len(live.seen) <= 3  # the chunks that were underway
+    assert len(rows(bench, "state = 'scored'")) == 12
