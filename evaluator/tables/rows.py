@@ -201,12 +201,22 @@ def rebase(
     yields to any row of its key: a turn came, and it is judged anew with it. So does, with `decisions_yield`, that on a
     trace: whoever wrote that it waits may know a span more. The wait of a session, within the unit of a turn, yields to
     nothing (see `gone_on`).
+
+    What was scored meanwhile as a newer revision stands. A revision of a trace of which some was scored meanwhile, with
+    fewer spans, is decided again, above that.
     """
     kept: list[Row] = []
     mine: set[Key] = set()
     wary = ("TRACE", "SESSION") if decisions_yield else ("SESSION",)
-    for unit in units:
+    scored = _scored(tail)
+    for whole in units:
+        unit = [row for row in whole if row.state == "replaced" or row.revision >= scored.get(row.key[:4], 0)]
+        if not unit:
+            continue
         head, *rest = unit
+        anew = decisions_yield and head.state == "done" and head.revision > 0
+        if anew and any("scored" in tail.get(row.key, ()) for row in rest):
+            continue
         if _yields(head, tail.get(head.key, ()), wary):
             if head.state in ("done", "replaced"):
                 continue
@@ -218,6 +228,15 @@ def rebase(
                 mine.add(row.key)
                 kept.append(row)
     return kept
+
+
+def _scored(tail: Mapping[Key, Sequence[State]]) -> dict[tuple[object, ...], int]:
+    """The newest revision that was scored of each result, by its key without the revision."""
+    newest: dict[tuple[object, ...], int] = {}
+    for key, states in tail.items():
+        if "scored" in states:
+            newest[key[:4]] = max(key.revision, newest.get(key[:4], 0))
+    return newest
 
 
 def gone_on(unit: Unit, since: Mapping[str, Row]) -> Unit:

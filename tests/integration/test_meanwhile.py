@@ -17,7 +17,7 @@ from evaluator.feedback import Feedback, Reason, Scored
 from evaluator.offline import evaluate
 from evaluator.score import Active
 from evaluator.summary import Summary
-from evaluator.tables.rows import Row, from_arrow
+from evaluator.tables.rows import Key, Row, from_arrow
 from evaluator.tick import look, tick
 from tests.bench import Bench, Greets
 from tests.integration.test_sessions import IDLE, Counts, Talks
@@ -191,3 +191,35 @@ async def test_what_an_evaluation_has_scored_meanwhile_is_not_tried_again(
 
     assert len(live.seen) <= 3  # the chunks that were underway
     assert len(rows(bench, "state = 'scored'")) == 12
+
+
+async def test_what_an_evaluation_scores_stands_below_a_newer_revision(bench: Bench) -> None:
+    at = bench.now - timedelta(minutes=30)
+    bench.append(answer("a", at=at))
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    async def late() -> None:
+        bench.append(span("a", "late", parent="root", at=at))
+        await ticked(bench, active(Steps()), rescore_late=True)
+
+    await evaluated(bench, active(Steps(meanwhile=late)))
+
+    assert [(row.revision, row.value) for row in rows(bench, "scorer = 'greets'")] == [(1, "2")]
+
+
+async def test_a_late_span_is_judged_though_an_evaluation_takes_the_revision(bench: Bench) -> None:
+    at = bench.now - timedelta(minutes=30)
+    bench.append(answer("a", at=at))
+    await ticked(bench, active(Steps()), rescore_late=True)
+    bench.append(span("a", "late", parent="root", at=at))
+
+    async def rescored() -> None:
+        book = bench.ledger.open()
+        key = Key("TRACE", trace_id("a"), "greets", "v1", 0)
+        book.commit([[replace(book.rows("scorer = 'greets'")[key], revision=1, scope="eval", seq=0)]])
+
+    await ticked(bench, active(Steps(meanwhile=rescored)), rescore_late=True)
+    await ticked(bench, active(Steps()), rescore_late=True)
+
+    told = [(row.revision, row.scope, row.value) for row in rows(bench, "scorer = 'greets'")]
+    assert told == [(0, "live", "1"), (1, "eval", "1"), (2, "live", "2")]
