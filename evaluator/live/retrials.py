@@ -155,7 +155,9 @@ def _tired(assignments: Sequence[Assignment], results: Sequence[Scored], lasted:
 
 def _says_the_same(unit: Unit, row: Row) -> bool:
     """Whether a unit would only repeat what the ledger says: deferred for the same reason as before, at no cost."""
-    [new] = unit[-1:]
+    if len(unit) > 1:
+        return False  # another version has it now
+    [new] = unit
     same = new.state == "deferred" == row.state and (new.reason, new.attempts) == (row.reason, row.attempts)
     return same and not new.calls
 

@@ -247,7 +247,7 @@ class Work:
 
         Ends early, too, when the configuration keeps all of a chunk from being judged.
         """
-        left = deque(portions(items, self.chunk_size))
+        left, before = deque(portions(items, self.chunk_size)), self.left_out
         underway: deque[asyncio.Task[list[Unit]]] = deque()
         try:
             while left or underway:
@@ -259,7 +259,7 @@ class Work:
                 underway.popleft()
                 await self.in_thread(self.commit, units)
                 self.parts.committed()
-                if self.left_out and not units:
+                if self.left_out and not before and not units:
                     left.clear()  # what is underway may be paid for already
         finally:
             for task in underway:

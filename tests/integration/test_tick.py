@@ -12,8 +12,10 @@ from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
 from evaluator.errors import ModelError
 from evaluator.feedback import Reason, Scored, Usage
+from evaluator.live.work import Parts
 from evaluator.publish import publish
 from evaluator.score import Active
+from evaluator.scorers.paused import PausedScorer
 from evaluator.sinks.annotations import AnnotationsSink
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.rows import Key
@@ -325,3 +327,38 @@ async def test_two_ticks_at_once_give_one_result_each(bench: Bench) -> None:
     rows = bench.ledger.open().table("state in ('done', 'scored') and target_type <> 'CONTROL'")
     keys = [(row["target_id"], row["scorer"]) for row in rows.to_pylist()]
     assert len(keys) == len(set(keys)) == 40
+
+
+async def test_a_judge_that_is_edited_while_it_is_paused_leaves_nothing_to_do(bench: Bench) -> None:
+    def paused(version: str) -> Parts:
+        scorer = PausedScorer(Greets(version=version))
+        return replace(
+            bench.parts(), active=[Active(scorer=scorer, rule=SelectionRule(name="greets"), paused=True)]
+        )
+
+    bench.append(answer("a"))
+    await tick(paused("v1"), "run")
+
+    await tick(paused("v2"), "run")
+
+    states = {key.version: row.state for key, row in bench.states().items() if key.scorer}
+    assert states == {"v1": "replaced", "v2": "deferred"}
+    assert not look(paused("v2")).work
+
+
+async def test_a_misconfigured_judge_does_not_hold_up_what_is_due_for_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluator.live.work.CHUNK_TRACES", 2)
+    bench.append(*(answer(f"t{number}") for number in range(8)))
+    broken, other = Greets("a", fails=Reason.MISCONFIGURED), Greets("b", fails=Reason.UNAVAILABLE)
+    await bench.tick(broken)
+    bench.append(answer("u"))
+    await bench.tick(broken, other)
+    broken.raises, other.fails = True, None
+    bench.append(answer("new"))
+    bench.later(hours=1)
+
+    await bench.tick(broken, other)
+
+    assert bench.states()[Key("TRACE", trace_id("u"), "b", "v1", 0)].state == "scored"
