@@ -6,11 +6,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from evaluator.chunk import EvaluationParts, Range
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
+from evaluator.engines.local import LocalEngine
 from evaluator.errors import ModelError
 from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored
 from evaluator.live.work import Parts
+from evaluator.offline import Evaluation, evaluate
 from evaluator.score import Active
 from evaluator.summary import Summary
 from evaluator.tables.delta import DeltaStore
@@ -79,6 +82,19 @@ class Bench:
 
     async def tick(self, *scorers: Greets, **settings: Any) -> Summary:
         return await tick(self.parts(*scorers, **settings), run_id="run")
+
+    def wanted(self, *active: Active, **settings: Any) -> EvaluationParts:
+        """What an evaluation works with that waits for nothing."""
+        values = {"settle": timedelta(0), "max_wait": timedelta(hours=1), **settings}
+        return EvaluationParts(
+            spans=self.spans, ledger=self.ledger, active=active, clock=self.clock, **values
+        )
+
+    async def evaluate(self, *active: Active, within: Range | None = None, **settings: Any) -> Evaluation:
+        """An evaluation, of the last five days and the next unless told."""
+        day = timedelta(days=1)
+        within = within or Range(start=self.now - 5 * day, end=self.now + day)
+        return await evaluate(self.wanted(*active, **settings), within, "eval", LocalEngine())
 
     def states(self) -> dict[Key, Row]:
         return self.ledger.open().rows(f"target_type <> '{CONTROL}'")

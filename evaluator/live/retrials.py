@@ -125,20 +125,22 @@ class Retrials:
         active = self._by_name.get(row.scorer or "")
         if active is not None and active.rule.target != row.target_type.lower():
             active = None
-        current = active is not None and active.scorer.version == row.version
-        unit = [] if current else [replaced_row(row, run_id=run_id)]
-        record = subjects.record(row)
-        if record is None:
-            return _Retrial(row=row, unit=unit or [gone_row(row, run_id=run_id)])
+        unit = [replaced_row(row, run_id=run_id)]
         if active is None:
             return _Retrial(row=row, unit=unit)
-        if not current:
-            key = result_key(record.target, active.scorer.name, active.scorer.version, row.revision)
+        record = subjects.record(row)
+        if active.scorer.version == row.version:
+            unit = []
+        else:
+            key = result_key(row.target, active.scorer.name, active.scorer.version, row.revision)
             known = states.get(key)
             said = known is not None and known.state != "replaced"
-            if said or key in self._taken_over or not subjects.chosen(active, record):
+            if said or key in self._taken_over or (record and not subjects.chosen(active, record)):
                 return _Retrial(row=row, unit=unit)
-            self._taken_over.add(key)
+            if record is not None:
+                self._taken_over.add(key)
+        if record is None:  # nor would a newer version find it
+            return _Retrial(row=row, unit=[gone_row(row, run_id=run_id)])
         return _Retrial(row=row, unit=unit, assignment=Assignment(scorer=active.scorer, record=record))
 
 

@@ -5,13 +5,13 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from evaluator.decisions import assessment_of
+from evaluator.decisions import GONE, assessment_of
 from evaluator.errors import TableError
 from evaluator.notes import CatchUp, catch_ups
 from evaluator.shards import Shard
@@ -244,7 +244,8 @@ class History:
             of_it = {trace_of(row), *world.mirror.turns[row.session_id or ""]}
             # A span days from the rest of its trace is read with it or not, as it lies in a file with others or not.
             stray = row.target_type == "SPAN" and row.span_id in world.mirror.far
-            anew = old is None and (stray or bool(of_it & world.mirror.began_anew()))
+            found = stray and (old is None or old.error == GONE)
+            anew = found or (old is None and bool(of_it & world.mirror.began_anew()))
             # With `start: latest` a trace was decided without its spans from before, and of a deleted one a span days away
             # may be left: read anew, it has other spans.
             other = world.start == "latest" or bool(of_it & world.mirror.forgotten)
@@ -360,8 +361,7 @@ class History:
         ever = {annotation_id(one.target, one.name, one.version) for one in told}
         check(newest.keys() <= ever, "9: an annotation of what is no result")
         stand: dict[str, Row] = {}  # of several revisions the one that was told last
-        rows_ever = (*self.world.mirror.expired, *self.world.mirror.latest.values())
-        for row in sorted(rows_ever, key=lambda row: row.seq):
+        for row in sorted(newest_of_all(past), key=lambda row: row.seq):
             if key := published_as(row):
                 stand[key] = row
         for key, row in stand.items():
@@ -390,6 +390,11 @@ class History:
         check(stored == mirrored, "3: the ledger holds other rows than were committed")
         for app_id, value in self.world.mirror.transactions.items():
             check(snapshot.transaction(app_id) == value, f"5: {app_id} is {snapshot.transaction(app_id)}")
+
+
+def newest_of_all(rows: Iterable[Row]) -> Iterable[Row]:
+    """The newest row of each key: what was put up again before anybody told of it was never the last word."""
+    return {row.key: row for row in sorted(rows, key=lambda row: row.seq)}.values()
 
 
 def published_as(row: Row) -> str | None:

@@ -10,12 +10,10 @@ from unittest.mock import patch
 import pytest
 from deltalake import DeltaTable
 
-from evaluator.chunk import EvaluationParts, Range
+from evaluator.chunk import Range
 from evaluator.dataset.records import Record
 from evaluator.decisions import gone_row
-from evaluator.engines.local import LocalEngine
 from evaluator.feedback import Reason, Scored
-from evaluator.offline import evaluate
 from evaluator.tables.ledger import note
 from evaluator.tables.rows import Key, Moved, Row, rebase, waits_stand
 from evaluator.tables.spans import FOUND_BY_TIME
@@ -286,17 +284,9 @@ async def test_what_a_worker_decides_beside_an_evaluation_counts_as_reused(tmp_p
     bench.now = datetime.now(UTC)
     bench.append(answer("a"), answer("b"))
     judge = Interrupted(meanwhile=lambda: bench.tick(Greets()))
-    wanted = EvaluationParts(
-        spans=bench.spans,
-        ledger=bench.ledger,
-        active=bench.parts(judge).active,
-        clock=bench.clock,
-        settle=timedelta(0),
-        max_wait=timedelta(hours=1),
-    )
     within = Range(start=NOON - timedelta(hours=1), end=NOON + timedelta(hours=1))
 
-    evaluation = await evaluate(wanted, within, "eval", LocalEngine())
+    evaluation = await bench.evaluate(*bench.parts(judge).active, within=within)
 
     assert (evaluation.summary.results, evaluation.summary.reused) == (0, 2)
 

@@ -124,8 +124,8 @@ class Judge:
     def _scored(self, record: Record) -> Scored:
         key = Key(record.target.type, record.target.target_id, self.name, self.version)
         seen = frozenset(step.span.span_id for step in record.trace.steps)
+        self.worker.notes.setdefault("shown", {})[key] = seen
         if self.name in self.world.capped and not self.world.calm:
-            self.worker.notes.setdefault("free", {})[key] = seen
             return Scored(outcome=Unscored(reason=Reason.BUDGET, detail="spent"))
         calls = self.worker.notes.setdefault("calls", {})
         again = (
@@ -434,7 +434,7 @@ class World:
         rows = self.mirror.commit(data, transactions)
         worker.notes["own commits"] = worker.notes.get("own commits", 0) + 1
         done = {row.target_id for row in rows if row.scorer is None and row.state == "done"}
-        shown = {**worker.notes.get("calls", {}), **worker.notes.get("free", {})}
+        shown = worker.notes.get("shown", {})
         committed = worker.notes.setdefault("committed", set())
         self._turns(worker, rows)
         for row in rows:

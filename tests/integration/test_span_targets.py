@@ -8,14 +8,11 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from evaluator.chunk import EvaluationParts, Range
 from evaluator.commands.explanation import explain
 from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.selection import NO_SPAN, SelectionRule
-from evaluator.engines.local import LocalEngine
 from evaluator.feedback import Reason
 from evaluator.live.work import Parts
-from evaluator.offline import Evaluation, evaluate
 from evaluator.publish import publish
 from evaluator.score import Active
 from evaluator.sinks.annotations import AnnotationsSink
@@ -59,20 +56,6 @@ def parts(bench: Bench, *active: Active) -> Parts:
 
 async def ticked(bench: Bench, *active: Active, **settings: Any) -> Summary:
     return await tick(replace(parts(bench, *active), **settings), run_id="run")
-
-
-async def evaluated(bench: Bench, *active: Active, rescore: bool = False) -> Evaluation:
-    wanted = EvaluationParts(
-        spans=bench.spans,
-        ledger=bench.ledger,
-        active=active,
-        clock=bench.clock,
-        settle=timedelta(0),
-        max_wait=timedelta(hours=1),
-        rescore=rescore,
-    )
-    within = Range(start=NOON - timedelta(hours=1), end=NOON + timedelta(hours=1))
-    return await evaluate(wanted, within, "eval", LocalEngine())
 
 
 def key(trace: str, name: str, version: str = "v1", revision: int = 0) -> Key:
@@ -145,7 +128,10 @@ async def test_a_judge_that_turns_from_traces_to_spans_leaves_what_was_open_repl
     assert not look(parts(bench, of_tools(Greets(version="v2")))).work
 
 
-async def test_a_span_that_is_gone_is_given_up(bench: Bench) -> None:
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_a_span_that_is_gone_is_given_up_though_its_judge_was_edited(
+    bench: Bench, version: str
+) -> None:
     bench.append(answer("a"), a_tool("a", "one"))
     await ticked(bench, of_tools(Greets(fails=Reason.UNAVAILABLE)))
     from deltalake import DeltaTable
@@ -154,7 +140,7 @@ async def test_a_span_that_is_gone_is_given_up(bench: Bench) -> None:
     table.delete(f"span_id = '{span_id('a', 'one')}'")
     table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
 
-    await ticked(bench, of_tools(Greets()))
+    await ticked(bench, of_tools(Greets(version=version)))
 
     [row] = results(bench).values()
     assert (row.state, row.due, row.error) == ("unscored", None, "its spans are no longer in the table")
@@ -163,8 +149,8 @@ async def test_a_span_that_is_gone_is_given_up(bench: Bench) -> None:
 async def test_eval_scores_the_spans_of_the_past_and_live_does_not_score_them_again(bench: Bench) -> None:
     bench.append(answer("a"), a_tool("a", "one"), a_tool("a", "two"))
 
-    first = await evaluated(bench, of_tools(Greets()))
-    again = await evaluated(bench, of_tools(Greets()))
+    first = await bench.evaluate(of_tools(Greets()))
+    again = await bench.evaluate(of_tools(Greets()))
     live = await ticked(bench, of_tools(Greets()))
 
     assert (first.summary.results, again.summary.results, again.summary.reused) == (2, 0, 2)
@@ -176,7 +162,7 @@ async def test_rescoring_makes_the_next_revision_of_each_span(bench: Bench) -> N
     bench.append(answer("a"), a_tool("a", "one"))
     await ticked(bench, of_tools(Greets()))
 
-    rescored = await evaluated(bench, of_tools(Greets()), rescore=True)
+    rescored = await bench.evaluate(of_tools(Greets()), rescore=True)
 
     assert rescored.summary.results == 1
     assert set(results(bench)) == {key("a", "one"), key("a", "one", revision=1)}
