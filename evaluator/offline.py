@@ -26,6 +26,7 @@ from evaluator.chunk import (
 from evaluator.decisions import assessment_of
 from evaluator.errors import EvaluatorError
 from evaluator.feedback import Assessment, Scored, Unscored
+from evaluator.meanwhile import spans_for
 from evaluator.score import Assignment
 from evaluator.session_chunk import evaluate_sessions, plan_sessions
 from evaluator.summary import Summary
@@ -150,9 +151,9 @@ async def _commit(work: Work, piece: Piece, summary: Summary) -> None:
     scored = [row for row in rows if row.state == "scored"]
     if work.parts.write and scored:
         scored = await asyncio.to_thread(work.book.commit, [[row] for row in scored])
-        if work.book.others_upto > work.spans_know:  # what others said may be of newer spans
-            work.spans_know = work.book.others_upto
-            work.spans = await asyncio.to_thread(work.parts.spans.open)
+        work.spans, work.spans_know = await asyncio.to_thread(
+            spans_for, work.book, work.parts.spans, work.spans, work.spans_know
+        )
     summary.results += len(scored) + sum(map(is_finally_unscored, rows))
     summary.reused += sum(row.state == "scored" for row in rows) - len(scored)  # others were first
 

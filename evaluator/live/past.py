@@ -70,6 +70,8 @@ class Past:
         self._parts = work.parts
         self._judges = with_since(work.parts)
         self._scopes: list[_Scope] = []
+        self._aside: set[str] = set()
+        """The judges whose past waits for the next tick, while those of others go on."""
         self._held: Counter[str] = Counter()
 
     async def begin(self) -> None:
@@ -118,12 +120,16 @@ class Past:
 
     def _furthest_behind(self) -> list[_Scope]:
         """Who has come least far; who stands at the same point with as much left goes on with it, in the same calls."""
-        open_ones = [scope for scope in self._scopes if scope.upto < scope.past.end]
+        open_ones = [
+            scope
+            for scope in self._scopes
+            if scope.upto < scope.past.end and scope.past.scorer not in self._aside
+        ]
         first = min((scope.left for scope in open_ones), default=None)
         return [scope for scope in open_ones if scope.left == first]
 
     async def _through_a_window(self, scopes: Sequence[_Scope], until: datetime) -> bool:
-        """Look through the next part of a range; False: that is all for this tick."""
+        """Look through the next part of a range, or set aside whom something holds back; False: that is all for this tick."""
         work = self._work
         if work.stopping or self._parts.clock() >= until:
             return False
@@ -133,21 +139,25 @@ class Past:
         for ids, around in found:
             mine = [trace_id for trace_id in ids if self._parts.shard.holds(trace_id)]
             for chunk in portions(mine, work.chunk_size):
-                if work.stopping or self._parts.clock() >= until or not self._may_spend(scopes):
+                if work.stopping or self._parts.clock() >= until:
                     return False
-                units, settled = await self._judge(scopes, chunk, around, window)
+                if not self._may_spend(scopes):
+                    return True
+                units, waiting = await self._judge(scopes, chunk, around, window)
                 await work.in_thread(self._commit, units)
-                if not settled:
-                    return False
+                if waiting:
+                    self._aside |= waiting
+                    return True
             _reach(scopes, around[1])
         _reach(scopes, window[1])
         return True
 
     def _may_spend(self, scopes: Sequence[_Scope]) -> bool:
-        if all(scope.active.spares() for scope in scopes):
-            return True
-        self._held["budget, half of which is kept for what is new"] += 1
-        return False
+        without = {scope.past.scorer for scope in scopes if not scope.active.spares()}
+        if without:
+            self._held["budget, half of which is kept for what is new"] += len(without)
+            self._aside |= without
+        return not without
 
     def _commit(self, units: Sequence[Unit]) -> None:
         """Commit results, and with them how far the ranges were looked through before."""
@@ -164,8 +174,8 @@ class Past:
 
     async def _judge(
         self, scopes: Sequence[_Scope], ids: Sequence[str], around: Window, window: Window
-    ) -> tuple[list[Unit], bool]:
-        """The units of some traces, and whether nothing of them has to be looked at again."""
+    ) -> tuple[list[Unit], set[str]]:
+        """The units of some traces, and the judges that have to look at them again."""
         work = self._work
         found, unready = await work.in_thread(self._read, scopes, ids, around, window)
         pendings = {one.pending.trace_id: one.pending for one in found if one.ready}
@@ -174,16 +184,18 @@ class Past:
         now = self._parts.clock()
         unready += sum(not one.ready for one in found)
         held = Counter({NOT_WHOLE: unready}) if unready else Counter[str]()
+        waiting = {scope.past.scorer for scope in scopes} if unready else set[str]()
         units: list[Unit] = []
         for (assignment, revision), scored in zip(wanted, scores.results, strict=True):
             if reason := _held_back(scored):
                 held[reason] += 1
+                waiting.add(assignment.scorer.name)
                 continue
             pending = pendings[assignment.record.trace.trace_id]
             units.append([work.result(assignment, pending, scored, now, revision=revision, scope=SINCE)])
             work.count(assignment, scored)
         self._held += held
-        return units, not held
+        return units, waiting
 
     def _read(
         self, scopes: Sequence[_Scope], ids: Sequence[str], around: Window, window: Window

@@ -17,8 +17,8 @@ from evaluator.decisions import (
     waited_too_long,
     waits_for_budget,
 )
-from evaluator.errors import TableError
 from evaluator.feedback import Scored
+from evaluator.meanwhile import spans_for
 from evaluator.portions import portions
 from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.score import Active, Assignment, Scores, is_held_up, score
@@ -157,11 +157,8 @@ class Work:
         """
         yields = self.parts.rescore_late
         written = self.book.commit(units, moved=moved, floor=floor, decisions_yield=yields)
-        if self.book.others_upto > self._spans_know:
-            spans = self.parts.spans.open()
-            if spans.table_id != self.spans.table_id:
-                raise TableError("the spans table was made anew meanwhile (the next tick reads it)")
-            self.spans, self._spans_know = spans, self.book.others_upto
+        source = self.parts.spans
+        self.spans, self._spans_know = spans_for(self.book, source, self.spans, self._spans_know)
         return written
 
     def superseded(self, kind: str, target_id: str, spans: Collection[str] = ()) -> list[Row]:

@@ -1,5 +1,6 @@
 """What becomes of a plan when something else was said of its targets meanwhile, by others or by the same tick."""
 
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -8,20 +9,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from evaluator.chunk import EvaluationParts, Range
 from evaluator.commands.interventions import retry_unscored
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
-from evaluator.engines.local import LocalEngine
+from evaluator.errors import TableError
 from evaluator.feedback import Feedback, Reason, Scored
-from evaluator.offline import evaluate
 from evaluator.score import Active
 from evaluator.summary import Summary
 from evaluator.tables.rows import Key, Row, from_arrow
 from evaluator.tick import look, tick
 from tests.bench import Bench, Greets
 from tests.integration.test_sessions import IDLE, Counts, Talks
-from tests.traffic import NOON, answer, span, trace_id
+from tests.traffic import NOON, answer, span, spans_store, trace_id
 
 DAY = timedelta(days=1)
 
@@ -60,19 +59,6 @@ async def ticked(bench: Bench, *scorers: Active, rescore_late: bool = False) -> 
     return await tick(replace(bench.parts(rescore_late=rescore_late), active=scorers), run_id="run")
 
 
-async def evaluated(bench: Bench, *scorers: Active) -> None:
-    parts = EvaluationParts(
-        spans=bench.spans,
-        ledger=bench.ledger,
-        active=scorers,
-        clock=bench.clock,
-        settle=timedelta(0),
-        max_wait=timedelta(hours=1),
-        session_idle=IDLE,
-    )
-    await evaluate(parts, Range(start=bench.now - 5 * DAY, end=bench.now + DAY), "eval", LocalEngine())
-
-
 def rows(bench: Bench, where: str) -> list[Row]:
     """Every row that was ever committed, as far as it is asked for."""
     return from_arrow(bench.ledger.store.open().query(f"select * from t where {where} order by seq"))
@@ -95,7 +81,8 @@ async def test_an_evaluation_reads_the_turns_of_what_live_decided_while_it_was_a
         talks.later(minutes=10)
         await talks.tick(live, sessions)
 
-    await evaluated(talks, *talks.parts(Steps("new", meanwhile=goes_on), sessions).active)
+    active = talks.parts(Steps("new", meanwhile=goes_on), sessions).active
+    await talks.evaluate(*active, session_idle=IDLE)
 
     assert [len(record.session.turns) for record in sessions.seen if record.session] == [1, 2]
 
@@ -167,7 +154,7 @@ async def test_an_evaluation_scores_the_revision_that_a_trace_was_decided_as(ben
     bench.append(span("a", "late", parent="root", at=at))
     await ticked(bench, active(Greets("old")), rescore_late=True)
 
-    await evaluated(bench, active(new))
+    await bench.evaluate(active(new))
     await ticked(bench, active(Greets("old")), active(new, since=DAY), rescore_late=True)
 
     assert [(row.revision, row.scope) for row in rows(bench, "scorer = 'new'")] == [(1, "eval")]
@@ -184,7 +171,7 @@ async def test_what_an_evaluation_has_scored_meanwhile_is_not_tried_again(
     bench.later(hours=1)
 
     async def beside() -> None:
-        await evaluated(bench, active(Steps()))
+        await bench.evaluate(active(Steps()))
 
     live = Steps(meanwhile=beside)
     await ticked(bench, active(live))
@@ -202,7 +189,7 @@ async def test_what_an_evaluation_scores_stands_below_a_newer_revision(bench: Be
         bench.append(span("a", "late", parent="root", at=at))
         await ticked(bench, active(Steps()), rescore_late=True)
 
-    await evaluated(bench, active(Steps(meanwhile=late)))
+    await bench.evaluate(active(Steps(meanwhile=late)))
 
     assert [(row.revision, row.value) for row in rows(bench, "scorer = 'greets'")] == [(1, "2")]
 
@@ -223,3 +210,15 @@ async def test_a_late_span_is_judged_though_an_evaluation_takes_the_revision(ben
 
     told = [(row.revision, row.scope, row.value) for row in rows(bench, "scorer = 'greets'")]
     assert told == [(0, "live", "1"), (1, "eval", "1"), (2, "live", "2")]
+
+
+async def test_an_evaluation_ends_where_another_spans_table_took_the_place_of_its_own(bench: Bench) -> None:
+    bench.append(answer("a"))
+
+    async def anew() -> None:
+        await ticked(bench, active(Greets("old")))
+        shutil.rmtree(bench.spans_store.uri)
+        spans_store(Path(bench.spans_store.uri).parent)
+
+    with pytest.raises(TableError, match="made anew"):
+        await bench.evaluate(active(Steps("new", meanwhile=anew)))

@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 
-from evaluator.chunk import EvaluationParts, Range
+from evaluator.chunk import Range
 from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
-from evaluator.engines.local import LocalEngine
 from evaluator.feedback import Feedback, Reason, Scored, SourceType, Unscored
 from evaluator.live.work import Parts
-from evaluator.offline import Evaluation, evaluate, pending_work
+from evaluator.offline import Evaluation, pending_work
 from evaluator.ports import Spans
 from evaluator.publish import publish
 from evaluator.score import Active
@@ -419,19 +418,10 @@ async def test_a_turn_that_is_judged_anew_has_its_session_judged_anew(talks: Tal
 
 async def evaluated(talks: Talks, *scorers: Any, hours: float = 0, **settings: Any) -> Evaluation:
     """An evaluation of the two hours around noon, or of two later ones."""
-    live = talks.parts(*scorers)
-    parts = EvaluationParts(
-        spans=live.spans,
-        ledger=live.ledger,
-        active=live.active,
-        clock=live.clock,
-        settle=live.settle,
-        max_wait=live.max_wait,
-        session_idle=IDLE,
-        **settings,
-    )
     start = NOON + timedelta(hours=hours - 1)
-    return await evaluate(parts, Range(start=start, end=start + timedelta(hours=2)), "eval", LocalEngine())
+    within = Range(start=start, end=start + timedelta(hours=2))
+    active = talks.parts(*scorers).active
+    return await talks.evaluate(*active, within=within, session_idle=IDLE, **settings)
 
 
 async def test_eval_scores_the_sessions_that_began_in_its_range_whole(talks: Talks) -> None:
@@ -493,15 +483,7 @@ async def test_eval_judges_a_session_that_went_on_as_its_next_revision(talks: Ta
 async def test_a_dry_run_tells_of_sessions(talks: Talks) -> None:
     talks.turn("a", at=NOON)
     talks.later(minutes=6)
-    live = talks.parts(Counts())
-    parts = EvaluationParts(
-        spans=live.spans,
-        ledger=live.ledger,
-        active=live.active,
-        clock=live.clock,
-        settle=live.settle,
-        max_wait=live.max_wait,
-    )
+    parts = talks.wanted(*talks.parts(Counts()).active, session_idle=IDLE)
     within = Range(start=NOON - timedelta(hours=1), end=NOON + timedelta(hours=1))
 
     found = [

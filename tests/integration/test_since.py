@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 
-from evaluator.chunk import EvaluationParts, Range
+from evaluator.chunk import Range
 from evaluator.dataset.conditions import parse_condition
 from evaluator.dataset.selection import SelectionRule
-from evaluator.engines.local import LocalEngine
 from evaluator.feedback import Reason, Usage
 from evaluator.live.arrivals import Arrivals
 from evaluator.live.past import Past
 from evaluator.live.work import Parts, Work
 from evaluator.notes import CatchUp, begun_unit, catch_ups, reached_unit
-from evaluator.offline import evaluate
 from evaluator.score import Active
 from evaluator.shards import Shard, shards_of
 from evaluator.summary import Summary
@@ -258,6 +256,21 @@ async def test_the_spans_of_the_past_are_judged_each(bench: Bench) -> None:
     assert set(results(bench)) == {f"{trace_id('a')}:{span_id('a', 'tool')}"}
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_who_is_held_back_holds_back_nobody_else(bench: Bench, together: bool) -> None:
+    """The judge whose key is wrong has the most to look through, or as much as the other."""
+    await a_past(bench, 3, 2, 0.5, 0.1)
+    broken, other = Greets("broken", raises=True), Greets("new")
+    judges = judge(broken), judge(other, WEEK if together else timedelta(days=1))
+
+    summary = await ticked(bench, *judges)
+    await ticked(bench, *judges)
+
+    assert summary.failure == "the key is wrong"
+    assert other.seen == [trace_id(name) for name in ("t0", "t1", "t2", "t3")[0 if together else 2 :]]
+    assert results(bench, "broken") == {}
+
+
 async def test_a_range_reaches_behind_where_scoring_began_and_waits_for_what_is_not_whole(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -309,16 +322,8 @@ async def test_a_killed_catch_up_goes_on_and_pays_for_nothing_twice(
 
 async def test_what_an_eval_has_scored_already_is_passed_over(bench: Bench) -> None:
     await a_past(bench, 2, 1)
-    wanted = EvaluationParts(
-        spans=bench.spans,
-        ledger=bench.ledger,
-        active=[judge(Greets("new"))],
-        clock=bench.clock,
-        settle=timedelta(0),
-        max_wait=timedelta(hours=1),
-    )
     within = Range(start=bench.now - timedelta(days=1.5), end=bench.now)
-    await evaluate(wanted, within, "eval", LocalEngine())
+    await bench.evaluate(judge(Greets("new")), within=within)
     scorer = Greets("new")
 
     await ticked(bench, judge(scorer))
