@@ -22,7 +22,7 @@ FLOORS = [
     ("session_chunk",),
     ("chunk",),
     ("live",),
-    ("publish", "notes", "score"),
+    ("publish", "notes", "score", "meanwhile"),
     ("decisions", "ports"),
     ("telemetry.genai", "telemetry.spans"),
     ("scorers", "sinks", "collector"),
