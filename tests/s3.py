@@ -117,8 +117,9 @@ class S3:
         self._steer(lost={"method": method, "ending": ending})
 
     def mend(self) -> None:
-        """No more faults."""
+        """No more faults, and no more replies that are lost."""
         self.break_down(times=0)
+        self._steer(lost=None)
 
     def requests(self) -> list[Asked]:
         """What came since the last look, oldest first."""
