@@ -215,7 +215,7 @@ def rebase(
             continue
         head, *rest = unit
         anew = decisions_yield and head.state == "done" and head.revision > 0
-        if anew and any("scored" in tail.get(row.key, ()) for row in rest):
+        if anew and any(row.revision <= scored.get(row.key[:4], -1) for row in whole[1:] if _is_result(row)):
             continue
         if _yields(head, tail.get(head.key, ()), wary):
             if head.state in ("done", "replaced"):
@@ -228,6 +228,11 @@ def rebase(
                 mine.add(row.key)
                 kept.append(row)
     return kept
+
+
+def _is_result(row: Row) -> bool:
+    """Whether a row says something new, and does not only end what another one takes the place of."""
+    return row.scorer is not None and row.state != "replaced"
 
 
 def _scored(tail: Mapping[Key, Sequence[State]]) -> dict[tuple[object, ...], int]:

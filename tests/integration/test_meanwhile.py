@@ -1,5 +1,6 @@
 """What becomes of a plan when something else was said of its targets meanwhile, by others or by the same tick."""
 
+import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -210,6 +211,37 @@ async def test_a_late_span_is_judged_though_an_evaluation_takes_the_revision(ben
 
     told = [(row.revision, row.scope, row.value) for row in rows(bench, "scorer = 'greets'")]
     assert told == [(0, "live", "1"), (1, "eval", "1"), (2, "live", "2")]
+
+
+async def test_a_new_revision_is_paid_for_once_though_an_evaluation_scores_what_it_ends(bench: Bench) -> None:
+    at = bench.now - timedelta(minutes=30)
+    bench.append(answer("a", at=at))
+    flaky = Steps("flaky", fails=Reason.UNAVAILABLE)
+    await ticked(bench, active(Steps("good")), active(flaky), rescore_late=True)
+
+    async def before_the_late_span() -> None:
+        await bench.evaluate(active(Steps("flaky", meanwhile=late)))
+
+    good = Steps("good")
+
+    async def late() -> None:
+        bench.append(span("a", "late", parent="root", at=at))
+        asked.set()
+        await answered.wait()
+
+    async def ends() -> None:
+        answered.set()
+        await evaluation
+
+    asked, answered = asyncio.Event(), asyncio.Event()
+    evaluation = asyncio.create_task(before_the_late_span())
+    await asked.wait()
+    good.meanwhile = ends
+    for _ in range(2):
+        await ticked(bench, active(good), active(Steps("flaky")), rescore_late=True)
+
+    assert good.seen == [trace_id("a")]
+    assert [(row.revision, row.value) for row in rows(bench, "scorer = 'good'")] == [(0, "1"), (1, "2")]
 
 
 async def test_an_evaluation_ends_where_another_spans_table_took_the_place_of_its_own(bench: Bench) -> None:

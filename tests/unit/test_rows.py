@@ -84,6 +84,31 @@ def test_a_whole_unit_yields_with_its_first_row() -> None:
     assert rebase([unit], {unit[0].key: ["done"]}) == []
 
 
+def a_revision(number: int) -> Unit:
+    """A new revision of a trace, which ends what is open of the one before."""
+    result = replace(a_row("scored", scorer="x"), revision=number)
+    ended = replace(a_row("replaced", scorer="y"), revision=number - 1)
+    return [replace(a_row("done"), revision=number), result, ended]
+
+
+def test_a_new_revision_stands_though_an_older_open_result_that_it_ends_was_scored() -> None:
+    done, result, ended = a_revision(1)
+
+    kept = rebase([[done, result, ended]], {ended.key: ["scored"]}, decisions_yield=True)
+
+    assert kept == [done, result]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True))
+def test_a_new_revision_is_decided_only_with_its_results(scored: list[int]) -> None:
+    unit = a_revision(1)
+    tail = {unit[1].key._replace(revision=number): ["scored"] for number in scored}
+
+    kept = rebase([unit], tail, decisions_yield=True)
+
+    assert kept == ([] if max(scored) >= 1 else unit)
+
+
 def test_a_result_that_another_scored_falls_out_of_a_unit_that_stands() -> None:
     unit = [a_row("done"), a_row("scored", scorer="x"), a_row("scored", scorer="y")]
 
