@@ -202,8 +202,8 @@ def rebase(
     trace: whoever wrote that it waits may know a span more. The wait of a session, within the unit of a turn, yields to
     nothing (see `gone_on`).
 
-    What was scored meanwhile as a newer revision stands. A revision of a trace of which some was scored meanwhile, with
-    fewer spans, is decided again, above that.
+    What was scored meanwhile as a newer revision stands. A session, or a revision of a trace, of which some was scored
+    meanwhile, with fewer turns or spans, is decided again, above that.
     """
     kept: list[Row] = []
     mine: set[Key] = set()
@@ -214,7 +214,8 @@ def rebase(
         if not unit:
             continue
         head, *rest = unit
-        anew = decisions_yield and head.state == "done" and head.revision > 0
+        later = head.target_type == "SESSION" or (decisions_yield and head.revision > 0)
+        anew = later and head.state == "done"
         if anew and any(row.revision <= scored.get(row.key[:4], -1) for row in whole[1:] if _is_result(row)):
             continue
         if _yields(head, tail.get(head.key, ()), wary):

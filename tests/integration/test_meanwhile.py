@@ -244,6 +244,56 @@ async def test_a_new_revision_is_paid_for_once_though_an_evaluation_scores_what_
     assert [(row.revision, row.value) for row in rows(bench, "scorer = 'good'")] == [(0, "1"), (1, "2")]
 
 
+@dataclass
+class Turns(Counts):
+    """How many turns a session has; `meanwhile` happens once, while it is asked."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def score(self, records: Sequence[Record]) -> Sequence[Scored]:
+        happens, self.meanwhile = self.meanwhile, None
+        if happens:
+            await happens()
+        return await super().score(records)
+
+
+@pytest.mark.parametrize("rescore_late", [False, True])
+async def test_a_turn_is_judged_though_an_evaluation_scores_its_session_without_it_meanwhile(
+    tmp_path: Path, rescore_late: bool
+) -> None:
+    talks, live = Talks(tmp_path), Greets()
+    talks.now = NOON + timedelta(hours=1)
+    talks.turn("t1", at=NOON + timedelta(minutes=50))
+    await talks.tick(live)
+    talks.later(minutes=6)
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        asked.set()
+        await answered.wait()
+
+    async def ends() -> None:
+        answered.set()
+        await evaluation
+
+    active = talks.parts(Turns(meanwhile=slow)).active
+    evaluation = asyncio.create_task(talks.evaluate(*active, session_idle=IDLE))
+    await asked.wait()
+    talks.turn("t2", at=talks.now)
+    judge = Turns()
+    await talks.tick(live, judge, rescore_late=rescore_late)
+    talks.later(minutes=10)
+    judge.meanwhile = ends
+    for _ in range(2):
+        await talks.tick(live, judge, rescore_late=rescore_late)
+
+    told = [
+        (row.revision, row.scope, row.value)
+        for row in rows(talks, "target_type = 'SESSION' and scorer <> ''")
+    ]
+    assert told == [(0, "eval", "1"), (1, "live", "2")]
+
+
 async def test_an_evaluation_ends_where_another_spans_table_took_the_place_of_its_own(bench: Bench) -> None:
     bench.append(answer("a"))
 
