@@ -162,6 +162,11 @@ class Scorers:
             )
         return active
 
+    async def prepare(self) -> None:
+        """Load what the first calls of models need. Asks nobody."""
+        for model in self.models:
+            await model.prepare()
+
     async def close(self) -> None:
         await self.budget.settle()
         if self.cache is not None:

@@ -231,6 +231,9 @@ class WorkerBench:
     scorers: Scorers
     parts: EvaluationParts
 
+    async def prepare(self) -> None:
+        await self.scorers.prepare()
+
     async def close(self) -> None:
         await self.scorers.close()
 

@@ -76,6 +76,10 @@ class Bench(Protocol):
 
     @property
     def parts(self) -> EvaluationParts: ...
+    async def prepare(self) -> None:
+        """Load what the first chunk needs of libraries."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -157,14 +161,16 @@ class _Worker:
         self._place = number, count
         self._bench: Bench | None = None
 
-    async def ready(self, version: str) -> str | None:
-        """Nothing, or why this worker cannot work."""
+    async def ready(self, version: str, within: Range) -> str | None:
+        """Nothing, or why this worker cannot work: it has loaded what it needs, and has the tables before it."""
         if version != __version__:
             return (
                 f"this is version {version}, and a worker of the cluster has {__version__}: install the same"
             )
         try:
-            self._ready_bench()
+            bench = self._ready_bench()
+            await bench.prepare()
+            await asyncio.to_thread(_look_at, bench.parts, within)
         except EvaluatorError as error:
             return str(error)
         return None
@@ -186,6 +192,12 @@ class _Worker:
         if self._bench is None:
             self._bench = self._set_up(*self._place)
         return self._bench
+
+
+def _look_at(parts: EvaluationParts, within: Range) -> None:
+    """Open the tables, and look which files the beginning of a range lies in. Raises TableError."""
+    work = open_work(parts, within, "")
+    next(work.spans.ids_between(within.start, within.start), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +267,7 @@ class _Crew:
                 log.info("all workers are up", extra={"workers": len(self._up)})
 
     def _greet(self, worker: Any) -> None:
-        self._ask(worker, None, worker.ready.remote(__version__))
+        self._ask(worker, None, worker.ready.remote(__version__, self._within))
 
     def _give(self, worker: Any, chunk: Chunk) -> None:
         self._ask(worker, chunk, worker.evaluate.remote(self._within, self._run_id, chunk))

@@ -131,6 +131,10 @@ class Model:
         """Where it answers, as far as we know."""
         return self._endpoint.url
 
+    async def prepare(self) -> None:
+        """Load what the first call needs. Asks nobody."""
+        await self._endpoint.prepare()
+
     async def complete(
         self,
         messages: Messages,

@@ -107,6 +107,10 @@ class Endpoint(Protocol):
         """Where it asks; None where a library behind it decides that."""
         ...
 
+    async def prepare(self) -> None:
+        """Load what the first call needs, which may take seconds. Asks nobody."""
+        ...
+
     async def complete(self, request: ChatRequest) -> Completion:
         """The completion. Raises ModelFailure with the reason it falls under."""
         ...

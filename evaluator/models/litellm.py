@@ -1,4 +1,4 @@
-"""Every other provider, through litellm: imported at the first call, for that takes seconds."""
+"""Every other provider, through litellm: imported when it is needed, for that takes seconds."""
 
 import asyncio
 import logging
@@ -45,6 +45,9 @@ class LiteLLMEndpoint:
     @property
     def model(self) -> str:
         return self._model
+
+    async def prepare(self) -> None:
+        await self._library()
 
     async def complete(self, request: ChatRequest) -> Completion:
         litellm = await self._library()

@@ -72,6 +72,9 @@ class LocalEndpoint:
     def url(self) -> str | None:
         return None if self._server is None else self._server.url
 
+    async def prepare(self) -> None:
+        """Nothing: its process starts with the first call."""
+
     async def complete(self, request: ChatRequest) -> Completion:
         schema = None if request.schema is None else bounded(request.schema)
         async with self._turn:

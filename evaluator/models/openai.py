@@ -60,6 +60,9 @@ class OpenAIEndpoint:
     def url(self) -> str:
         return self._address.url
 
+    async def prepare(self) -> None:
+        self._pool()
+
     async def complete(self, request: ChatRequest) -> Completion:
         rung = self._ladder.rung
         for calls in range(1, MOST_FORMS + 1):

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from evaluator.engines.ray import OWN_RAY
+from evaluator import __version__
+from evaluator.chunk import EvaluationParts, Range
+from evaluator.engines.ray import OWN_RAY, _Worker
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.ledger import Ledger
+from tests.bench import Bench
 from tests.project import Project
 from tests.stub_provider import StubProvider
 from tests.traffic import NOON, answer, span
@@ -193,6 +197,37 @@ def test_in_a_cluster_what_no_worker_can_evaluate_is_told_and_the_rest_is_done(
     assert done["traces"] + done["waiting"] + lost == 40
     assert len({row["trace_id"] for row in rows(project)}) == done["traces"]
     assert {headers["Authorization"] for headers in stub.headers} == {"Bearer key"}
+
+
+@dataclass
+class Prepared:
+    """A worker's bench that tells whether it was prepared."""
+
+    parts: EvaluationParts
+    prepared: bool = False
+
+    async def prepare(self) -> None:
+        self.prepared = True
+
+    async def close(self) -> None: ...
+
+
+async def test_a_worker_that_is_up_has_loaded_what_it_needs_and_seen_the_tables(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.append(answer("a"))
+    prepared = Prepared(bench.wanted())
+    worker = _Worker(lambda number, count: prepared, 0, 1, {})
+    within = Range(start=NOON - timedelta(days=1), end=NOON + timedelta(days=1))
+
+    there = await worker.ready(__version__, within)
+    older = await worker.ready("0.0.1", within)
+    shutil.rmtree(bench.spans_store.uri)
+    gone = await worker.ready(__version__, within)
+
+    assert there is None
+    assert prepared.prepared
+    assert "install the same" in (older or "")
+    assert "no Delta table" in (gone or "")
 
 
 def test_without_ray_it_is_said_how_to_install_it(tmp_path: Path) -> None:
