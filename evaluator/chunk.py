@@ -10,6 +10,7 @@ from evaluator.dataset.selection import Selection, select
 from evaluator.decisions import assessment_of, days_around, result_row
 from evaluator.feedback import Assessment, Scored
 from evaluator.live.work import without_strays
+from evaluator.opened import Opened
 from evaluator.portions import portions
 from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.score import Active, Assignment, is_held_up, score
@@ -45,19 +46,22 @@ class EvaluationParts:
     write: bool = True
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """An evaluation at work: its parts and its range, and the tables as it reads them, opened.
-
-    `spans_know`: up to which `seq` of others' rows the spans table has all that these speak of.
-    """
+    """An evaluation at work: its parts and its range, and the tables as it reads them."""
 
     parts: EvaluationParts
     within: Range
     run_id: str
-    spans: Spans
-    book: Book
-    spans_know: int = 0
+    opened: Opened
+
+    @property
+    def spans(self) -> Spans:
+        return self.opened.spans
+
+    @property
+    def book(self) -> Book:
+        return self.opened.book
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +111,7 @@ class Lost:
 
 def open_work(parts: EvaluationParts, within: Range, run_id: str) -> Work:
     """Open the tables. Raises TableError."""
-    book = parts.ledger.open()
-    return Work(parts=parts, within=within, run_id=run_id, spans=parts.spans.open(), book=book)
+    return Work(parts=parts, within=within, run_id=run_id, opened=Opened(parts.ledger, parts.spans))
 
 
 def cut(work: Work) -> list[Chunk]:
@@ -243,8 +246,13 @@ async def plan_chunks(work: Work, chunks: Iterable[Chunk]) -> AsyncIterator[Plan
     """What an evaluation would score, piece by piece in the order of time, as far as the range's limit goes."""
     async for chunk, reading in _readings(work, chunks):
         pieces = list(portions(reading.ready, PIECE_TRACES)) or [()]
+        read_with = work.spans
         for number, ready in enumerate(pieces):
             waiting = 0 if number else reading.waiting
+            if work.spans is not read_with:  # what others decided meanwhile may have more spans
+                ids = [trace.trace_id for trace, _ in ready]
+                again = await asyncio.to_thread(_read, work, replace(chunk, trace_ids=ids))
+                ready, waiting = again.ready, waiting + again.waiting
             yield await asyncio.to_thread(_plan, work, (chunk.number, number), ready, waiting)
 
 

@@ -26,7 +26,6 @@ from evaluator.chunk import (
 from evaluator.decisions import assessment_of
 from evaluator.errors import EvaluatorError
 from evaluator.feedback import Assessment, Scored, Unscored
-from evaluator.meanwhile import spans_for
 from evaluator.score import Assignment
 from evaluator.session_chunk import evaluate_sessions, plan_sessions
 from evaluator.summary import Summary
@@ -150,10 +149,7 @@ async def _commit(work: Work, piece: Piece, summary: Summary) -> None:
     rows = [result.row for result in piece.results if isinstance(result, Result)]
     scored = [row for row in rows if row.state == "scored"]
     if work.parts.write and scored:
-        scored = await asyncio.to_thread(work.book.commit, [[row] for row in scored])
-        work.spans, work.spans_know = await asyncio.to_thread(
-            spans_for, work.book, work.parts.spans, work.spans, work.spans_know
-        )
+        scored = await asyncio.to_thread(work.opened.commit, [[row] for row in scored])
     summary.results += len(scored) + sum(map(is_finally_unscored, rows))
     summary.reused += sum(row.state == "scored" for row in rows) - len(scored)  # others were first
 

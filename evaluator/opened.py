@@ -1,18 +1,40 @@
-"""What others wrote while one was at work may speak of spans that came meanwhile."""
+"""The tables as one works on them, while others do, too."""
+
+from collections.abc import Sequence
+from datetime import datetime
 
 from evaluator.errors import TableError
-from evaluator.ports import Book, Spans, SpanSource
+from evaluator.ports import Book, LedgerPort, Spans, SpanSource
+from evaluator.tables.rows import Moved, Row, Unit
 
 
-def spans_for(book: Book, source: SpanSource, spans: Spans, known: int) -> tuple[Spans, int]:
-    """The spans table with all that the book's rows speak of, and up to which `seq` of others' rows that is known.
+class Opened:
+    """A ledger and a spans table, opened. What the ledger's rows speak of, the spans table has.
 
-    Opened anew only where the book has seen more of others than was `known`. Raises TableError, also where another table
-    stands in its place.
+    Raises TableError, also from `commit` where another spans table has come in the place of this one.
     """
-    if book.others_upto <= known:
-        return spans, known
-    newer = source.open()
-    if newer.table_id != spans.table_id:
-        raise TableError("the spans table was made anew meanwhile: this run ends, and the next one reads it")
-    return newer, book.others_upto
+
+    def __init__(self, ledger: LedgerPort, source: SpanSource) -> None:
+        self.book: Book = ledger.open()  # first, so that the spans are not older
+        self.spans: Spans = source.open()
+        self._source = source
+        self._known = 0
+
+    def commit(
+        self,
+        units: Sequence[Unit],
+        *,
+        moved: Moved | None = None,
+        floor: datetime | None = None,
+        decisions_yield: bool = False,
+    ) -> list[Row]:
+        """Commit a plan to the book; what was written of it. The spans table is opened anew where others' rows came."""
+        written = self.book.commit(units, moved=moved, floor=floor, decisions_yield=decisions_yield)
+        if self.book.others_upto > self._known:
+            newer = self._source.open()
+            if newer.table_id != self.spans.table_id:
+                raise TableError(
+                    "the spans table was made anew meanwhile: this run ends, and the next one reads it"
+                )
+            self.spans, self._known = newer, self.book.others_upto
+        return written

@@ -57,9 +57,10 @@ async def tick(parts: Parts, run_id: str) -> Summary:
     retrials, past = Retrials(work), Past(work)
     await past.begin()
     await retrials.catch_up()
-    await Arrivals(work).decide()
+    all_read = await Arrivals(work).decide()
     await retrials.try_what_is_due()
     if idle_sessions(work):
         await Sessions(await asyncio.to_thread(Work, parts, run_id, summary)).judge()
-    await past.go_on()
+    if all_read:
+        await past.go_on()
     return summary

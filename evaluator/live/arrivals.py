@@ -11,15 +11,16 @@ from evaluator.decisions import (
     days_around,
     done_row,
     gone_row_of_target,
-    newest_revisions,
+    newest_results,
     result_key,
+    spans_told,
     waiting_row,
 )
 from evaluator.live.late import decided_anew, decided_before
 from evaluator.live.work import Work
 from evaluator.notes import scoring_begun, scoring_begun_unit
 from evaluator.score import Assignment
-from evaluator.tables.rows import Key, Moved, Row, Unit, newest_of_each
+from evaluator.tables.rows import Moved, Row, Unit, newest_of_each
 from evaluator.traces.assembly import (
     Pending,
     Ready,
@@ -47,8 +48,8 @@ class Arrivals:
         self._begun: datetime | None = None
         """When scoring began, where these were found by their time: some may have been there before."""
 
-    async def decide(self) -> None:
-        """Read on from the cursor until nothing is left, deciding what is ready in each batch."""
+    async def decide(self) -> bool:
+        """Read on from the cursor until nothing is left, deciding what is ready in each batch; whether it came so far."""
         work = self._work
         cursor, cursor_at, mark = await work.in_thread(self._begin_at)
         while True:
@@ -66,8 +67,11 @@ class Arrivals:
                 moved = self._moved(batch.upto, batch.upto_at, batch.upto_mark)
             await self._decide(ready, waiting, moved)
             work.summary.cursor = work.book.cursor(work.spans.table_id, self._parts.shard)
-            if not batch.more or work.stopping or work.summary.cursor != batch.upto:
-                return  # the cursor is elsewhere when another worker is at it: the next tick reads on from it
+            passed = (
+                work.summary.cursor == batch.upto
+            )  # elsewhere when another worker is at it: the next tick reads on
+            if not batch.more or not passed or work.stopping:
+                return passed and not batch.more
             cursor, cursor_at, mark = batch.upto, batch.upto_at, batch.upto_mark
 
     # --- where to begin
@@ -228,7 +232,8 @@ class Arrivals:
         selections = await work.in_thread(select, traces, [active.rule for active in self._parts.active])
         targets = set[str]().union(*(selection.targets for selection in selections))
         states = await work.in_thread(work.book.states, targets, days_around(pendings.values()))
-        assignments = self._assignments(selections, states)
+        known = newest_results(states)
+        assignments = self._assignments(selections, pendings, known)
         scores = await work.score(assignments)
         now = self._parts.clock()
         units: dict[str, Unit] = {
@@ -247,7 +252,6 @@ class Arrivals:
             for trace, selection in zip(traces, selections, strict=True)
         }
         left_out = work.left_as_they_are(assignments, scores)
-        known = newest_revisions(states)
         for assignment, scored in zip(assignments, scores.results, strict=True):
             trace_id = assignment.record.trace.trace_id
             revision = self._revision(assignment, known)
@@ -266,13 +270,14 @@ class Arrivals:
                 units[trace.trace_id] += work.superseded("TRACE", trace.trace_id, spans)
         return [*closed, *(unit for trace_id, unit in units.items() if trace_id not in left_out)]
 
-    def _revision(self, assignment: Assignment, known: Mapping[tuple[object, ...], int]) -> int:
+    def _revision(self, assignment: Assignment, known: Mapping[tuple[object, ...], Row]) -> int:
         """The revision of a new result: that of its trace, and above what an `eval` made of it meanwhile."""
         revision = self._revisions.get(assignment.record.trace.trace_id, 0)
-        if not revision:
-            return 0
         key = result_key(assignment.record.target, assignment.scorer.name, assignment.scorer.version)
-        return max(revision, known.get(key[:4], -1) + 1)
+        newest = known.get(key[:4])
+        if newest is None or (not revision and newest.state != "scored"):
+            return revision
+        return max(revision, newest.revision + 1)
 
     def _completed(
         self, chunk: Sequence[tuple[Pending, bool]]
@@ -301,19 +306,29 @@ class Arrivals:
         self._work.summary.late += len(decided)
         return completed, ended
 
-    def _assignments(self, selections: Iterable[Selection], states: Mapping[Key, Row]) -> list[Assignment]:
+    def _assignments(
+        self,
+        selections: Iterable[Selection],
+        pendings: Mapping[str, Pending],
+        known: Mapping[tuple[object, ...], Row],
+    ) -> list[Assignment]:
         """The work on some traces, trace by trace; what an `eval` has scored already is not scored again."""
         scorers = {active.scorer.name: active.scorer for active in self._parts.active}
         assignments = []
         for selection in selections:
             for name, record in selection.work:
-                known = states.get(result_key(record.target, name, scorers[name].version))
-                late = self._revisions.get(record.trace.trace_id)
-                if known is not None and known.state == "scored" and not late:
+                said = known.get(result_key(record.target, name, scorers[name].version)[:4])
+                if said is not None and self._still_stands(said, pendings[record.trace.trace_id]):
                     self._work.summary.reused += 1
                     continue
                 assignments.append(Assignment(scorer=scorers[name], record=record))
         return assignments
+
+    def _still_stands(self, said: Row, pending: Pending) -> bool:
+        """Whether a result from before the decision is one of it: where late spans are judged, of just these spans."""
+        if said.state != "scored" or self._revisions.get(pending.trace_id):
+            return False
+        return not self._parts.rescore_late or said.spans in (None, spans_told(pending))
 
     def _changed(self, row: Row) -> bool:
         """Whether a waiting row says something that the ledger does not say yet.

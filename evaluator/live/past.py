@@ -84,8 +84,6 @@ class Past:
         work = self._work
         if not self._judges or work.left_out or work.stopping:
             return
-        if work.book.cursor(work.spans.table_id, self._parts.shard) != work.spans.version:
-            return
         until = self._parts.clock() + self._parts.past_for
         await work.in_thread(self._look)
         while together := self._furthest_behind():

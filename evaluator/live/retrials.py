@@ -122,26 +122,26 @@ class Retrials:
         run_id = self._work.run_id
         if newest > row.revision:
             return _Retrial(row=row, unit=[replaced_row(row, run_id=run_id, reason=SUPERSEDED)])
+        replaced = [replaced_row(row, run_id=run_id)]
         active = self._by_name.get(row.scorer or "")
-        if active is not None and active.rule.target != row.target_type.lower():
-            active = None
-        unit = [replaced_row(row, run_id=run_id)]
-        if active is None:
-            return _Retrial(row=row, unit=unit)
-        record = subjects.record(row)
-        if active.scorer.version == row.version:
-            unit = []
-        else:
-            key = result_key(row.target, active.scorer.name, active.scorer.version, row.revision)
-            known = states.get(key)
-            said = known is not None and known.state != "replaced"
-            if said or key in self._taken_over or (record and not subjects.chosen(active, record)):
-                return _Retrial(row=row, unit=unit)
-            if record is not None:
-                self._taken_over.add(key)
+        if active is None or active.rule.target != row.target_type.lower():
+            return _Retrial(row=row, unit=replaced)
+        record, scorer = subjects.record(row), active.scorer
+        key = result_key(row.target, scorer.name, scorer.version, row.revision)
+        is_in_force = scorer.version == row.version
+        if not is_in_force:
+            said = key in states and states[key].state != "replaced"
+            if said or (record and not subjects.chosen(active, record)):
+                return _Retrial(row=row, unit=replaced)
+            if key in self._taken_over:  # once that has come, a tick ends this one
+                return _Retrial(row=row, unit=[])
         if record is None:  # nor would a newer version find it
             return _Retrial(row=row, unit=[gone_row(row, run_id=run_id)])
-        return _Retrial(row=row, unit=unit, assignment=Assignment(scorer=active.scorer, record=record))
+        assignment = Assignment(scorer=scorer, record=record)
+        if is_in_force:
+            return _Retrial(row=row, unit=[], assignment=assignment)
+        self._taken_over.add(key)
+        return _Retrial(row=row, unit=replaced, assignment=assignment)
 
 
 def _tired(assignments: Sequence[Assignment], results: Sequence[Scored], lasted: timedelta) -> set[str]:
@@ -225,7 +225,7 @@ class _Subjects:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Retrial:
-    """An open result, the rows that come before its new one, and the attempt to be made, if any."""
+    """An open result, the rows that come before its new one, and the attempt to be made, if any; neither: it stays open."""
 
     row: Row
     unit: Unit

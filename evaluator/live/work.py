@@ -18,7 +18,7 @@ from evaluator.decisions import (
     waits_for_budget,
 )
 from evaluator.feedback import Scored
-from evaluator.meanwhile import spans_for
+from evaluator.opened import Opened
 from evaluator.portions import portions
 from evaluator.ports import Book, LedgerPort, Spans, SpanSource
 from evaluator.score import Active, Assignment, Scores, is_held_up, score
@@ -70,9 +70,7 @@ class Work:
         self.parts = parts
         self.run_id = run_id
         self.summary = summary
-        self.book: Book = parts.ledger.open()  # first: so the spans table has all that its rows speak of
-        self.spans: Spans = parts.spans.open()
-        self._spans_know = 0
+        self._tables = Opened(parts.ledger, parts.spans)
         self.began = parts.clock()
         self.in_force = self._versions(of_sessions=False)
         """The versions that decide traces and their spans; those that decide sessions are `of_sessions`."""
@@ -86,7 +84,7 @@ class Work:
         """Whether something was left undecided because the configuration kept it from a judge."""
         self.overtaken = False
         """Whether others decided what this tick was about to decide."""
-        self._tables = asyncio.Lock()
+        self._one_at_a_time = asyncio.Lock()
         self._line = asyncio.Lock()
         self._look_at_what_is_open()
         self.due = {
@@ -102,9 +100,17 @@ class Work:
 
     # --- the tables
 
+    @property
+    def book(self) -> Book:
+        return self._tables.book
+
+    @property
+    def spans(self) -> Spans:
+        return self._tables.spans
+
     async def in_thread(self, work: Callable[Given, Got], *args: Given.args, **kwargs: Given.kwargs) -> Got:
         """Work on the tables, beside the calls to models; one at a time, for a book is not shared."""
-        async with self._tables:
+        async with self._one_at_a_time:
             return await asyncio.to_thread(work, *args, **kwargs)
 
     def restored(self, rows: Iterable[Row]) -> dict[str, Pending]:
@@ -151,15 +157,9 @@ class Work:
     def write(
         self, units: Sequence[Unit], *, moved: Moved | None = None, floor: datetime | None = None
     ) -> list[Row]:
-        """Commit a plan; what was written of it. Raises TableError.
-
-        The rows that others committed meanwhile may speak of newer spans: then the spans table is opened anew, too.
-        """
+        """Commit a plan; what was written of it. Raises TableError."""
         yields = self.parts.rescore_late
-        written = self.book.commit(units, moved=moved, floor=floor, decisions_yield=yields)
-        source = self.parts.spans
-        self.spans, self._spans_know = spans_for(self.book, source, self.spans, self._spans_know)
-        return written
+        return self._tables.commit(units, moved=moved, floor=floor, decisions_yield=yields)
 
     def superseded(self, kind: str, target_id: str, spans: Collection[str] = ()) -> list[Row]:
         """What ends the open results that a new revision of a session, or of a trace and these spans of it, takes the

@@ -23,15 +23,13 @@ from evaluator.tables.rows import (
     Row,
     State,
     Unit,
-    gone_on,
     latest,
-    rebase,
     stamped,
     to_arrow,
-    waits_stand,
 )
 from evaluator.tables.schemas import LEDGER
 from evaluator.tables.snapshot import CommitConflict, Snapshot
+from evaluator.tables.yielding import Tail, gone_on, rebase, waits_stand
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ class Book(Reading):
         self._store = store
         self._clock = clock
         super().__init__(snapshot, missing_columns(snapshot))
-        self._since: dict[Key, list[State]] = {}
+        self._since = Tail()
         self._sessions_since: dict[str, Row] = {}
         self._gone: set[tuple[str, str]] = set()
         self._gone_are_read = False
@@ -248,7 +246,7 @@ class Book(Reading):
             rows = from_arrow_keys(self._read(f"seq > {self.seq}", [*KEY_COLUMNS, *TURN_COLUMNS]))
             self._known.add(rows)
             for row in sorted(rows, key=lambda row: row.seq):
-                self._since.setdefault(row.key, []).append(row.state)
+                self._since.add(row.key, row.state)
                 if row.target_type == "SESSION" and row.scorer is None:
                     known = self._sessions_since.get(row.target_id, row)
                     if row.revision >= known.revision:

@@ -1,9 +1,6 @@
-"""A row of the ledger, and the rule by which a plan yields to what was committed since.
+"""A row of the ledger."""
 
-Source of the rules: the ledger's protocol (R5, R6); the numbers in the comments are its own.
-"""
-
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -16,7 +13,6 @@ from evaluator.shards import WHOLE, Shard
 from evaluator.tables.schemas import LEDGER, TIMESTAMP
 
 State = Literal["waiting", "done", "scored", "deferred", "unscored", "replaced"]
-FINAL: frozenset[State] = frozenset({"done", "scored", "replaced"})
 
 UNDATED = date(1970, 1, 1)
 """The partition of targets whose times are absurd, and of the ledger's own control rows."""
@@ -40,7 +36,8 @@ class Row:
     """One row, its fields named and ordered as the ledger's columns. `seq` and `at` are given at the commit: only what
     was read from the ledger has them.
 
-    A target row has no scorer. A row with a `due` is open: waiting, deferred, or to be tried again.
+    A target row has no scorer. A row with a `due` is open: waiting, deferred, or to be tried again. `spans` tells which
+    spans a result saw that came before its trace was decided.
     """
 
     seq: int = 0
@@ -79,6 +76,7 @@ class Row:
     latency_ms: float | None = None
     metadata: str | None = None
     trace_start: datetime | None = None
+    spans: str | None = None
 
     @property
     def key(self) -> Key:
@@ -191,77 +189,6 @@ def newest_of_each(kind: str, states: Mapping[Key, Row]) -> dict[str, Row]:
     return {row.target_id: row for row in sorted(of_kind, key=lambda row: row.revision)}
 
 
-def rebase(
-    units: Iterable[Unit], tail: Mapping[Key, Sequence[State]], *, decisions_yield: bool = False
-) -> list[Row]:
-    """What is left of a plan after others committed `tail` (the states of the rows since, by key).
-
-    R5: a final row yields to a final row of its key, any other row to any row of its key; a plan holds one
-    row a key. R6: when the first row of a unit (done, replaced) yields, the whole unit does. A decision on a session
-    yields to any row of its key: a turn came, and it is judged anew with it. So does, with `decisions_yield`, that on a
-    trace: whoever wrote that it waits may know a span more. The wait of a session, within the unit of a turn, yields to
-    nothing (see `gone_on`).
-
-    What was scored meanwhile as a newer revision stands. A session, or a revision of a trace, of which some was scored
-    meanwhile, with fewer turns or spans, is decided again, above that.
-    """
-    kept: list[Row] = []
-    mine: set[Key] = set()
-    wary = ("TRACE", "SESSION") if decisions_yield else ("SESSION",)
-    scored = _scored(tail)
-    for whole in units:
-        unit = [row for row in whole if row.state == "replaced" or row.revision >= scored.get(row.key[:4], 0)]
-        if not unit:
-            continue
-        head, *rest = unit
-        later = head.target_type == "SESSION" or (decisions_yield and head.revision > 0)
-        anew = later and head.state == "done"
-        if anew and any(row.revision <= scored.get(row.key[:4], -1) for row in whole[1:] if _is_result(row)):
-            continue
-        if _yields(head, tail.get(head.key, ()), wary):
-            if head.state in ("done", "replaced"):
-                continue
-        elif head.key not in mine:
-            mine.add(head.key)
-            kept.append(head)
-        for row in rest:
-            if row.key not in mine and (row.goes_on or not _yields(row, tail.get(row.key, ()), wary)):
-                mine.add(row.key)
-                kept.append(row)
-    return kept
-
-
-def _is_result(row: Row) -> bool:
-    """Whether a row says something new, and does not only end what another one takes the place of."""
-    return row.scorer is not None and row.state != "replaced"
-
-
-def _scored(tail: Mapping[Key, Sequence[State]]) -> dict[tuple[object, ...], int]:
-    """The newest revision that was scored of each result, by its key without the revision."""
-    newest: dict[tuple[object, ...], int] = {}
-    for key, states in tail.items():
-        if "scored" in states:
-            newest[key[:4]] = max(key.revision, newest.get(key[:4], 0))
-    return newest
-
-
-def gone_on(unit: Unit, since: Mapping[str, Row]) -> Unit:
-    """The unit of a turn with its session's wait as it has to be after others' rows (the newest since, by session).
-
-    What they know of the session is kept; was it decided meanwhile, without this turn, the wait is that of the next
-    revision.
-    """
-    return [*unit[:1], *(_gone_on(row, since) if row.goes_on else row for row in unit[1:])]
-
-
-def _gone_on(row: Row, since: Mapping[str, Row]) -> Row:
-    other = since.get(row.target_id)
-    if other is None or other.revision < row.revision:
-        return row
-    revision = other.revision if other.state == "waiting" else other.revision + 1
-    return replace(widened(row, other), revision=revision)
-
-
 def widened(row: Row, other: Row) -> Row:
     """A session's row, also of what another one of that session knows: from when to when, and when it is due."""
     if other.forgotten:
@@ -279,21 +206,6 @@ def widened(row: Row, other: Row) -> Row:
 
 
 _LATEST = datetime.max.replace(tzinfo=UTC)
-
-
-def waits_stand(units: Iterable[Unit], tail: Mapping[Key, Sequence[State]]) -> bool:
-    """Whether no trace's wait yields: what decided or waited for the trace meanwhile may know fewer of its spans.
-
-    Only then may the cursor pass the commits that brought them.
-    """
-    return not any(unit[0].state == "waiting" and tail.get(unit[0].key) for unit in units)
-
-
-def _yields(row: Row, since: Sequence[State], wary: Collection[str]) -> bool:
-    """Whether a row yields; decisions on `wary` types of targets do so to any row."""
-    if row.state in FINAL and not (row.target_type in wary and row.scorer is None):
-        return any(state in FINAL for state in since)
-    return bool(since)
 
 
 def tombstone(target: Target, revision: int = 0, trace_start: datetime | None = None) -> Row:

@@ -252,5 +252,6 @@ LEDGER = pa.schema(
         ("latency_ms", pa.float64()),
         ("metadata", JSON_TEXT),
         ("trace_start", TIMESTAMP),
+        ("spans", pa.string()),
     ]
 )

@@ -12,11 +12,12 @@ from deltalake import DeltaTable
 from evaluator.dataset.selection import Selection
 from evaluator.live.arrivals import Arrivals
 from evaluator.shards import Shard, shards_of
-from evaluator.tables import ledger, rows
+from evaluator.tables import ledger, yielding
 from evaluator.tables.known import Known
 from evaluator.tables.ledger import Book
-from evaluator.tables.rows import Key, Moved, Row, State, Unit
+from evaluator.tables.rows import Moved, Row, State, Unit
 from evaluator.tables.snapshot import Snapshot
+from evaluator.tables.yielding import Tail
 
 _append, _decide = Snapshot.append, Arrivals._decide
 _see_others, _marks, _reopen, _days, _least = (
@@ -65,7 +66,7 @@ KINDS = ("live", "evaluation", "retrying")
 
 def no_yield() -> list[Any]:
     """A plan's rows stand, whatever others decided since."""
-    return [patch.object(rows, "_yields", lambda row, since, wary: False)]
+    return [patch.object(yielding, "_yields", lambda row, since, wary: False)]
 
 
 def no_rebase() -> list[Any]:
@@ -73,7 +74,7 @@ def no_rebase() -> list[Any]:
 
     def see_others(self: Book) -> None:
         _see_others(self)
-        self._since.clear()
+        self._since = Tail()
 
     return [patch.object(Book, "_see_others", see_others)]
 
@@ -96,15 +97,15 @@ def open_forgotten() -> list[Any]:
 def no_unit_rule() -> list[Any]:
     """When the head of a unit yields, the rest of it is committed all the same."""
 
-    def rebase(units: Sequence[Unit], tail: Mapping[Key, Sequence[State]], **how: bool) -> list[Row]:
-        return rows.rebase([[row] for unit in units for row in unit], tail, **how)
+    def rebase(units: Sequence[Unit], tail: Tail, **how: bool) -> list[Row]:
+        return yielding.rebase([[row] for unit in units for row in unit], tail, **how)
 
     return [patch.object(ledger, "rebase", rebase)]
 
 
 def replaced_not_final() -> list[Any]:
     """A result of an older version that was replaced may still be written."""
-    return [patch.object(rows, "FINAL", frozenset({"done", "scored"}))]
+    return [patch.object(yielding, "FINAL", frozenset({"done", "scored"}))]
 
 
 def random_mlflow_id() -> list[Any]:
@@ -156,7 +157,7 @@ def cursor_passes_a_wait_that_yields() -> list[Any]:
 
 def a_decision_ends_what_others_know_of_late_spans() -> list[Any]:
     """A trace is decided though another worker, meanwhile, has read spans of it that its decision lacks."""
-    return [patch.object(ledger, "rebase", lambda units, tail, **_: rows.rebase(units, tail))]
+    return [patch.object(ledger, "rebase", lambda units, tail, **_: yielding.rebase(units, tail))]
 
 
 def blind_after_its_own_commit() -> list[Any]:
@@ -220,9 +221,9 @@ def a_session_stands_though_a_turn_came() -> list[Any]:
     """The decision on a session yields to another decision only, as that on a trace does."""
 
     def yields(row: Row, since: Sequence[State], wary: Collection[str]) -> bool:
-        return any(state in rows.FINAL for state in since) if row.state in rows.FINAL else bool(since)
+        return any(state in yielding.FINAL for state in since) if row.state in yielding.FINAL else bool(since)
 
-    return [patch.object(rows, "_yields", yields)]
+    return [patch.object(yielding, "_yields", yields)]
 
 
 def a_turn_after_the_decision_opens_nothing() -> list[Any]:

@@ -15,8 +15,9 @@ from evaluator.dataset.records import Record
 from evaluator.decisions import gone_row
 from evaluator.feedback import Reason, Scored
 from evaluator.tables.ledger import note
-from evaluator.tables.rows import Key, Moved, Row, rebase, waits_stand
+from evaluator.tables.rows import Key, Moved, Row
 from evaluator.tables.spans import FOUND_BY_TIME
+from evaluator.tables.yielding import Tail, rebase, waits_stand
 from evaluator.tick import look
 from tests.bench import Bench, Greets
 from tests.traffic import NOON, answer, span, trace_id
@@ -29,15 +30,15 @@ def a_row(state: str, scorer: str | None = None) -> Row:
 def test_a_result_yields_to_its_version_having_been_replaced() -> None:
     mine = a_row("scored", "judge")
 
-    assert rebase([[mine]], {mine.key: ["replaced"]}) == []
+    assert rebase([[mine]], Tail({mine.key: ["replaced"]})) == []
 
 
 def test_the_cursor_may_not_pass_a_wait_that_yields() -> None:
     wait = a_row("waiting")
 
-    assert waits_stand([[wait]], {})
-    assert not waits_stand([[wait]], {wait.key: ["waiting", "done"]})
-    assert not waits_stand([[wait]], {wait.key: ["waiting"]})
+    assert waits_stand([[wait]], Tail())
+    assert not waits_stand([[wait]], Tail({wait.key: ["waiting", "done"]}))
+    assert not waits_stand([[wait]], Tail({wait.key: ["waiting"]}))
 
 
 def test_the_cursor_never_goes_back(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evaluator.chunk import PIECE_TRACES
 from evaluator.commands.interventions import retry_unscored
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
@@ -106,6 +107,29 @@ async def test_what_two_open_versions_pass_to_a_third_is_asked_and_written_once(
     assert sorted(third.seen) == [trace_id("a"), trace_id("b")]
     assert [row.state for row in rows(bench, "version = 'v3'")] == ["scored", "scored"]
 
+    await ticked(bench, active(third))
+
+    assert len(third.seen) == 2
+    assert not look(replace(bench.parts(), active=[active(third)])).work
+
+
+async def test_what_two_open_versions_pass_to_a_third_is_not_lost_with_one_of_them(bench: Bench) -> None:
+    bench.append(answer("a", at=bench.now - timedelta(hours=3)))
+    await ticked(bench, active(Greets(version="v1", fails=Reason.UNAVAILABLE)))
+    book = bench.ledger.open()
+    [first] = book.rows("scorer = 'greets'").values()
+    book.commit([[replace(first, version="v2", seq=0)]])
+
+    async def the_first_one_is_scored() -> None:
+        scored = replace(first, state="scored", value="1", due=None, reason=None, error=None, seq=0)
+        bench.ledger.open().commit([[scored]])
+
+    for meanwhile in (the_first_one_is_scored, None):
+        await ticked(bench, active(Steps(version="v3", meanwhile=meanwhile)))
+
+    told = {row.version: row.state for row in bench.states().values() if row.scorer}
+    assert told == {"v1": "scored", "v2": "replaced", "v3": "scored"}
+
 
 async def test_a_wait_that_ended_on_an_earlier_day_does_not_hold_up_a_catch_up(bench: Bench) -> None:
     child = bench.now - timedelta(hours=30)
@@ -193,6 +217,72 @@ async def test_what_an_evaluation_scores_stands_below_a_newer_revision(bench: Be
     await bench.evaluate(active(Steps(meanwhile=late)))
 
     assert [(row.revision, row.value) for row in rows(bench, "scorer = 'greets'")] == [(1, "2")]
+
+
+async def test_an_evaluation_sees_the_late_spans_of_what_was_decided_anew_meanwhile(bench: Bench) -> None:
+    at = bench.now - timedelta(hours=2)
+    count = PIECE_TRACES + 1
+    bench.append(*(answer(f"t{number:03}", at=at + timedelta(seconds=number)) for number in range(count)))
+    last = f"t{PIECE_TRACES:03}"
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    async def late() -> None:
+        bench.append(span(last, "late", parent="root", at=at + timedelta(seconds=count)))
+        await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    evaluation = await bench.evaluate(active(Steps("new", meanwhile=late)))
+
+    told = [
+        (row.revision, row.value) for row in rows(bench, f"scorer = 'new' and trace_id = '{trace_id(last)}'")
+    ]
+    assert told == [(1, "2")]
+    assert (evaluation.summary.traces, evaluation.summary.waiting) == (count, 0)
+
+
+@pytest.mark.parametrize(("rescore_late", "told"), [(False, ["1"]), (True, ["1", "2"])])
+async def test_a_span_that_comes_after_an_evaluation_is_judged_with_the_decision(
+    bench: Bench, rescore_late: bool, told: list[str]
+) -> None:
+    at = bench.now - timedelta(minutes=30)
+    bench.append(answer("a", at=at), answer("b", at=at))
+    await bench.evaluate(active(Steps()))
+    bench.append(span("a", "late", parent="root", at=at))
+    live = Steps()
+
+    for _ in range(2):
+        await ticked(bench, active(live), rescore_late=rescore_late)
+
+    assert live.seen == [trace_id("a")][: len(told) - 1]
+    assert [row.value for row in rows(bench, f"scorer = 'greets' and trace_id = '{trace_id('a')}'")] == told
+
+
+async def test_a_trace_that_is_scored_with_fewer_spans_while_it_is_decided_is_judged_with_all(
+    bench: Bench,
+) -> None:
+    at = bench.now - timedelta(minutes=30)
+    bench.append(answer("a", at=at))
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        asked.set()
+        await answered.wait()
+
+    async def ends() -> None:
+        answered.set()
+        await evaluation
+
+    evaluation = asyncio.create_task(bench.evaluate(active(Steps(meanwhile=slow))))
+    await asked.wait()
+    bench.append(span("a", "late", parent="root", at=at))
+
+    for meanwhile in (ends, None, None):
+        await ticked(bench, active(Steps(meanwhile=meanwhile)), rescore_late=True)
+
+    told = [(row.revision, row.scope, row.value) for row in rows(bench, "scorer = 'greets'")]
+    assert told == [(0, "eval", "1"), (1, "live", "2")]
+    assert [
+        row.revision for row in rows(bench, "target_type = 'TRACE' and scorer is null and state = 'done'")
+    ] == [0]
 
 
 async def test_a_late_span_is_judged_though_an_evaluation_takes_the_revision(bench: Bench) -> None:

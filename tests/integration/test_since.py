@@ -19,6 +19,7 @@ from evaluator.score import Active
 from evaluator.shards import Shard, shards_of
 from evaluator.summary import Summary
 from evaluator.tables.delta import DeltaStore
+from evaluator.tables.ledger import note
 from evaluator.tables.rows import Key, Row, from_arrow
 from evaluator.tables.spans import SpansTable
 from evaluator.tick import look, tick
@@ -363,6 +364,24 @@ async def test_a_worker_that_learns_of_a_decision_reads_the_spans_that_it_was_ma
 
     decisions = [key.revision for key in bench.states() if key.scorer is None and key.target_type == "TRACE"]
     assert decisions == [0]
+
+
+async def test_the_past_goes_on_though_spans_come_and_others_commit_in_every_tick(bench: Bench) -> None:
+    await a_past(bench, 2, 1)
+    bench.append(answer("fresh"))
+
+    @dataclass
+    class Busy(Greets):
+        async def score(self, records: Any) -> Any:
+            bench.append(answer("newer"))
+            bench.ledger.open().commit([[note("other", state="done")]])
+            return await super().score(records)
+
+    scorer = Greets("new")
+    await ticked(bench, judge(Busy("old"), None), judge(scorer))
+
+    assert {trace_id("t0"), trace_id("t1")} < set(scorer.seen)
+    assert catch_up(bench).done
 
 
 async def test_each_shard_looks_through_its_own_traces(bench: Bench) -> None:

@@ -22,7 +22,7 @@ FLOORS = [
     ("session_chunk",),
     ("chunk",),
     ("live",),
-    ("publish", "notes", "score", "meanwhile"),
+    ("publish", "notes", "score", "opened"),
     ("decisions", "ports"),
     ("telemetry.genai", "telemetry.spans"),
     ("scorers", "sinks", "collector"),

@@ -8,18 +8,8 @@ from typing import get_args
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.tables.rows import (
-    FINAL,
-    UNDATED,
-    Key,
-    Row,
-    State,
-    Unit,
-    gone_on,
-    latest,
-    partition_day,
-    rebase,
-)
+from evaluator.tables.rows import UNDATED, Key, Row, State, Unit
+from evaluator.tables.yielding import FINAL, Tail, gone_on, rebase
 
 STATES = list(get_args(State))
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -41,7 +31,9 @@ states = st.sampled_from(STATES)
 rows = st.builds(a_row, states, st.sampled_from("abc"), st.sampled_from([None, "x", "y"]))
 units: st.SearchStrategy[list[Unit]] = st.lists(st.lists(rows, min_size=1, max_size=4), max_size=5)
 tails = st.dictionaries(
-    st.builds(lambda row: row.key, rows), st.lists(states, min_size=1, max_size=3), max_size=6
+    st.builds(lambda row, revision: row.key._replace(revision=revision), rows, st.sampled_from([0, 0, 0, 1])),
+    st.lists(states, min_size=1, max_size=3),
+    max_size=6,
 )
 
 
@@ -49,7 +41,7 @@ tails = st.dictionaries(
 def test_nothing_final_comes_twice_and_a_plan_holds_one_row_a_key(
     plan: list[Unit], tail: dict[Key, Sequence[State]]
 ) -> None:
-    kept = rebase(plan, tail)
+    kept = rebase(plan, Tail(tail))
 
     assert len({row.key for row in kept}) == len(kept)
     for row in kept:
@@ -60,7 +52,7 @@ def test_nothing_final_comes_twice_and_a_plan_holds_one_row_a_key(
 
 @given(units)
 def test_with_nothing_since_every_key_of_the_plan_is_kept(plan: list[Unit]) -> None:
-    assert {row.key for row in rebase(plan, {})} == {row.key for unit in plan for row in unit}
+    assert {row.key for row in rebase(plan, Tail())} == {row.key for unit in plan for row in unit}
 
 
 @given(units, tails)
@@ -75,13 +67,13 @@ def test_what_is_kept_comes_from_units_whose_head_did_not_yield(
     ]
     standing = [row for unit in plan if unit not in fallen for row in unit]
 
-    assert all(row in standing for row in rebase(plan, tail))
+    assert all(row in standing for row in rebase(plan, Tail(tail)))
 
 
 def test_a_whole_unit_yields_with_its_first_row() -> None:
     unit = [a_row("done"), a_row("scored", scorer="x")]
 
-    assert rebase([unit], {unit[0].key: ["done"]}) == []
+    assert rebase([unit], Tail({unit[0].key: ["done"]})) == []
 
 
 def a_revision(number: int) -> Unit:
@@ -94,7 +86,7 @@ def a_revision(number: int) -> Unit:
 def test_a_new_revision_stands_though_an_older_open_result_that_it_ends_was_scored() -> None:
     done, result, ended = a_revision(1)
 
-    kept = rebase([[done, result, ended]], {ended.key: ["scored"]}, decisions_yield=True)
+    kept = rebase([[done, result, ended]], Tail({ended.key: ["scored"]}), decisions_yield=True)
 
     assert kept == [done, result]
 
@@ -104,35 +96,32 @@ def test_a_new_revision_is_decided_only_with_its_results(scored: list[int]) -> N
     unit = a_revision(1)
     tail = {unit[1].key._replace(revision=number): ["scored"] for number in scored}
 
-    kept = rebase([unit], tail, decisions_yield=True)
+    kept = rebase([unit], Tail(tail), decisions_yield=True)
 
     assert kept == ([] if max(scored) >= 1 else unit)
+
+
+def test_where_late_spans_are_judged_no_trace_is_decided_with_what_another_scored_meanwhile() -> None:
+    unit = a_revision(0)[:2]
+    tail = Tail({unit[1].key: ["scored"]})
+
+    assert rebase([unit], tail, decisions_yield=True) == []
+    assert rebase([unit], tail) == unit[:1]
+
+
+@given(tails)
+def test_the_newest_revision_that_others_scored_is_known(tail: dict[Key, list[State]]) -> None:
+    told = Tail(tail)
+
+    for key in tail:
+        scored = [one.revision for one in tail if one[:4] == key[:4] and "scored" in tail[one]]
+        assert told.scored(key._replace(revision=9)) == max(scored, default=-1)
 
 
 def test_a_result_that_another_scored_falls_out_of_a_unit_that_stands() -> None:
     unit = [a_row("done"), a_row("scored", scorer="x"), a_row("scored", scorer="y")]
 
-    assert rebase([unit], {unit[1].key: ["scored"]}) == [unit[0], unit[2]]
-
-
-@given(
-    st.permutations(
-        [
-            replace(a_row("waiting"), seq=1),
-            replace(a_row("done"), seq=2),
-            replace(a_row("scored", scorer="x"), seq=2),
-        ]
-    )
-)
-def test_the_state_of_a_key_is_its_row_with_the_highest_seq(history: list[Row]) -> None:
-    assert {key.scorer: row.state for key, row in latest(history).items()} == {None: "done", "x": "scored"}
-
-
-def test_hostile_times_share_one_partition() -> None:
-    assert partition_day(NOON, NOON) == NOON.date()
-    assert partition_day(None, NOON) == UNDATED
-    assert partition_day(datetime(1999, 1, 1, tzinfo=UTC), NOON) == UNDATED
-    assert partition_day(NOON + timedelta(days=2), NOON) == UNDATED
+    assert rebase([unit], Tail({unit[1].key: ["scored"]})) == [unit[0], unit[2]]
 
 
 # --- sessions
@@ -168,7 +157,7 @@ def test_a_turn_always_opens_its_session_and_never_as_a_revision_that_was_decide
     newest = {row.target_id: row for row in sorted(since.values(), key=lambda row: row.revision)}
     unit = gone_on([TURN, a_session("waiting", due=1)], newest)
 
-    kept = rebase([unit], tail)
+    kept = rebase([unit], Tail(tail))
 
     assert [row.state for row in kept] == ["done", "waiting"]
     assert since.get(kept[1].key, kept[1]).state == "waiting"
@@ -179,18 +168,18 @@ def test_a_decision_on_a_session_yields_to_any_row_of_it(others: list[State]) ->
     done = a_session("done")
     result = a_row("scored", scorer="x")
 
-    assert rebase([[done, result]], {done.key: others}) == []
-    assert rebase([[done, result]], {}) == [done, result]
+    assert rebase([[done, result]], Tail({done.key: others})) == []
+    assert rebase([[done, result]], Tail()) == [done, result]
 
 
 def test_the_wait_of_a_turn_that_yields_yields_with_it() -> None:
-    assert rebase([[TURN, a_session("waiting")]], {TURN.key: ["done"]}) == []
+    assert rebase([[TURN, a_session("waiting")]], Tail({TURN.key: ["done"]})) == []
 
 
 def test_a_wait_that_is_only_told_again_yields() -> None:
     wait = a_session("waiting")
 
-    assert rebase([[wait]], {wait.key: ["done"]}) == []
+    assert rebase([[wait]], Tail({wait.key: ["done"]})) == []
 
 
 def test_a_session_knows_what_others_knew_of_it() -> None:
