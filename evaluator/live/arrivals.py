@@ -161,12 +161,12 @@ class Arrivals:
         newest_of = newest_of_each("TRACE", states)
         floor = work.book.floor
         undecided, late = {}, {}
-        gone: list[Unit] = []
+        out_of_scope: list[Unit] = []
         for trace_id, pending in found.items():
             newest = newest_of.get(trace_id)
             # A wait that is none any more ended in another partition: an earlier span had come.
-            ended = newest is not None and newest.revision > 0 and trace_id not in work.waiting
-            if newest is not None and (newest.state == "done" or ended):
+            wait_ended = newest is not None and newest.revision > 0 and trace_id not in work.waiting
+            if newest is not None and (newest.state == "done" or wait_ended):
                 late[trace_id] = pending
             elif newest is not None and newest.revision:
                 self._revisions[trace_id] = newest.revision
@@ -175,7 +175,7 @@ class Arrivals:
                 self._revisions.pop(trace_id, None)
                 undecided[trace_id] = pending
             elif wait := work.waiting.get(trace_id):
-                gone.append(
+                out_of_scope.append(
                     [gone_row_of_target(wait, work.in_force, run_id=work.run_id, reason=OUT_OF_SCOPE)]
                 )
         anew = decided_anew(work, late, days) if self._parts.rescore_late else {}
@@ -183,7 +183,7 @@ class Arrivals:
         late = {trace_id: pending for trace_id, pending in late.items() if trace_id not in anew}
         work.summary.late += len(late)
         _, told_again = decided_before(work, [trace_id for trace_id in late if trace_id in work.waiting])
-        work.commit([*gone, *told_again])
+        work.commit([*out_of_scope, *told_again])
         return undecided | {trace_id: pending for trace_id, (_, pending) in anew.items()}
 
     def _is_in_scope(self, pending: Pending, floor: datetime | None) -> bool:

@@ -86,9 +86,8 @@ class Past:
             return
         until = self._parts.clock() + self._parts.past_for
         await work.in_thread(self._look)
-        while together := self._furthest_behind():
-            if not await self._through_a_window(together, until):
-                break
+        while (together := self._furthest_behind()) and self._may_go_on(until):
+            await self._through_a_window(together, until)
         await work.in_thread(self._commit, [])
         if self._held:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(self._held.items()))
@@ -126,29 +125,27 @@ class Past:
         first = min((scope.left for scope in open_ones), default=None)
         return [scope for scope in open_ones if scope.left == first]
 
-    async def _through_a_window(self, scopes: Sequence[_Scope], until: datetime) -> bool:
-        """Look through the next part of a range, or set aside whom something holds back; False: that is all for this tick."""
+    def _may_go_on(self, until: datetime) -> bool:
+        return not self._work.stopping and self._parts.clock() < until
+
+    async def _through_a_window(self, scopes: Sequence[_Scope], until: datetime) -> None:
+        """Look through the next part of a range, as far as there is time, or set aside whom something holds back."""
         work = self._work
-        if work.stopping or self._parts.clock() >= until:
-            return False
         begin, end = scopes[0].left
         window = begin, min(begin + WINDOW, end)
         found = await work.in_thread(lambda: list(work.spans.ids_between(*window)))
         for ids, around in found:
             mine = [trace_id for trace_id in ids if self._parts.shard.holds(trace_id)]
             for chunk in portions(mine, work.chunk_size):
-                if work.stopping or self._parts.clock() >= until:
-                    return False
-                if not self._may_spend(scopes):
-                    return True
+                if not self._may_go_on(until) or not self._may_spend(scopes):
+                    return
                 units, waiting = await self._judge(scopes, chunk, around, window)
                 await work.in_thread(self._commit, units)
                 if waiting:
                     self._aside |= waiting
-                    return True
+                    return
             _reach(scopes, around[1])
         _reach(scopes, window[1])
-        return True
 
     def _may_spend(self, scopes: Sequence[_Scope]) -> bool:
         without = {scope.past.scorer for scope in scopes if not scope.active.spares()}

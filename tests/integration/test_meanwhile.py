@@ -149,7 +149,7 @@ async def test_a_wait_that_ended_on_an_earlier_day_makes_no_second_revision(tmp_
     bench, midnight, counts = Talks(tmp_path), NOON.replace(hour=0), Steps()
 
     async def turn() -> None:
-        await tick(Bench.parts(bench, counts, rescore_late=True, settle=timedelta(minutes=1)), "run")
+        await bench.tick(counts, rescore_late=True, settle=timedelta(minutes=1))
 
     bench.now = midnight + timedelta(hours=1)
     bench.append(answer("a", at=midnight + timedelta(minutes=30)))
