@@ -25,6 +25,7 @@ ROOT_KEY = "root"
 """The access key that may do everything and never ends."""
 
 REGION = "us-east-1"
+QUIET_FOR = 0.3
 LOST_FOR = 3.0
 
 
@@ -125,6 +126,14 @@ class S3:
         """What came since the last look, oldest first."""
         with urlopen(f"{self.endpoint}/_gate") as answered:
             return [Asked(**asked) for asked in json.load(answered)]
+
+    def all_requests(self) -> list[Asked]:
+        """The same, once no more come: deltalake reads a log ahead, and what it does not need may come late."""
+        asked: list[Asked] = []
+        while came := self.requests():
+            asked += came
+            time.sleep(QUIET_FOR)
+        return asked
 
     def _steer(self, **orders: Any) -> None:
         with urlopen(Request(f"{self.endpoint}/_gate", method="POST", data=json.dumps(orders).encode())):

@@ -137,16 +137,16 @@ async def test_the_collector_and_the_worker_meet_on_an_object_store(
     s3.requests()
 
     news = await worker.turn(wait=False)
-    with_news = Counter(asked.method for asked in s3.requests())
+    with_news = len(s3.all_requests())
     none = await worker.turn(wait=False)
-    looked = Counter(asked.method for asked in s3.requests())
+    looked = len(s3.all_requests())
     at_rest = await worker.turn(wait=False)
     at_rest_requests = [asked.method for asked in s3.requests()]
     await worker.close()
 
     assert (news.summary.results, none.summary.results, at_rest.summary.results) == (1, 0, 0)
     assert at_rest_requests == ["HEAD"] * 3
-    assert looked.total() < with_news.total()
+    assert looked < with_news
 
 
 def test_a_store_that_fails_for_a_while_delays_and_loses_nothing(s3: S3, folder: str) -> None:
