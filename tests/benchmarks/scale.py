@@ -110,8 +110,9 @@ def ledger(rows: int) -> Path:
     """A ledger of so many results."""
     from evaluator.tables.delta import DeltaStore
     from evaluator.tables.ledger import Ledger
+    from evaluator.tables.schemas import LEDGER
 
-    folder = kept(f"ledger-{rows}")
+    folder = kept(f"ledger-{rows}-{len(LEDGER)}-columns")
     if not (folder / "made").exists():
         shutil.rmtree(folder, ignore_errors=True)
         store = DeltaStore(str(folder / "agent_eval_ledger"))
