@@ -195,7 +195,7 @@ class _Worker:
 
 
 def _look_at(parts: EvaluationParts, within: Range) -> None:
-    """Open the tables, and look which files the beginning of a range lies in. Raises TableError."""
+    """Open the tables, and read of the spans who was at work when a range begins. Raises TableError."""
     work = open_work(parts, within, "")
     next(work.spans.ids_between(within.start, within.start), None)
 

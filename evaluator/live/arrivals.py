@@ -67,9 +67,8 @@ class Arrivals:
                 moved = self._moved(batch.upto, batch.upto_at, batch.upto_mark)
             await self._decide(ready, waiting, moved)
             work.summary.cursor = work.book.cursor(work.spans.table_id, self._parts.shard)
-            passed = (
-                work.summary.cursor == batch.upto
-            )  # elsewhere when another worker is at it: the next tick reads on
+            # It is elsewhere when another worker is at it: the next tick reads on from there.
+            passed = work.summary.cursor == batch.upto
             if not batch.more or not passed or work.stopping:
                 return passed and not batch.more
             cursor, cursor_at, mark = batch.upto, batch.upto_at, batch.upto_mark
