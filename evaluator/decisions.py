@@ -171,8 +171,7 @@ def result_row(
     attempts: int = 0,
     upto: datetime | None = None,
 ) -> Row:
-    """What came of an attempt: scored, to be tried again, deferred, or finally unscored. What comes from beside the live
-    work tells which spans it saw.
+    """What came of an attempt: scored, to be tried again, deferred, or finally unscored.
 
     `attempts` counts those made before this one. What a budget, a pause, a provider that is down or a
     key that has to be mended held back is deferred: that was no attempt, and is due at once.
@@ -202,7 +201,6 @@ def result_row(
         metadata=orjson.dumps(dict(scored.metadata)).decode() if scored.metadata else None,
         trace_start=pending.earliest,
         upto=upto,
-        spans=spans_told(pending) if scope != LIVE and target.type != "SESSION" else None,
         **_told(scored.outcome, pending, attempts, now),
     )
 
@@ -300,11 +298,6 @@ def newest_revisions(states: Iterable[Key]) -> dict[tuple[object, ...], int]:
     for key in states:
         newest[key[:4]] = max(key.revision, newest.get(key[:4], 0))
     return newest
-
-
-def newest_results(states: Mapping[Key, Row]) -> dict[tuple[object, ...], Row]:
-    """The row of the newest revision of each scorer version's result on each target."""
-    return {key[:4]: states[key] for key in sorted(states, key=lambda key: key.revision)}
 
 
 def days_around(pendings: Iterable[Pending]) -> set[date]:

@@ -11,16 +11,15 @@ from evaluator.decisions import (
     days_around,
     done_row,
     gone_row_of_target,
-    newest_results,
+    newest_revisions,
     result_key,
-    spans_told,
     waiting_row,
 )
 from evaluator.live.late import decided_anew, decided_before
 from evaluator.live.work import Work
 from evaluator.notes import scoring_begun, scoring_begun_unit
 from evaluator.score import Assignment
-from evaluator.tables.rows import Moved, Row, Unit, newest_of_each
+from evaluator.tables.rows import Key, Moved, Row, Unit, newest_of_each
 from evaluator.traces.assembly import (
     Pending,
     Ready,
@@ -231,8 +230,7 @@ class Arrivals:
         selections = await work.in_thread(select, traces, [active.rule for active in self._parts.active])
         targets = set[str]().union(*(selection.targets for selection in selections))
         states = await work.in_thread(work.book.states, targets, days_around(pendings.values()))
-        known = newest_results(states)
-        assignments = self._assignments(selections, pendings, known)
+        assignments = self._assignments(selections, states)
         scores = await work.score(assignments)
         now = self._parts.clock()
         units: dict[str, Unit] = {
@@ -251,6 +249,7 @@ class Arrivals:
             for trace, selection in zip(traces, selections, strict=True)
         }
         left_out = work.left_as_they_are(assignments, scores)
+        known = newest_revisions(states)
         for assignment, scored in zip(assignments, scores.results, strict=True):
             trace_id = assignment.record.trace.trace_id
             revision = self._revision(assignment, known)
@@ -269,14 +268,13 @@ class Arrivals:
                 units[trace.trace_id] += work.superseded("TRACE", trace.trace_id, spans)
         return [*closed, *(unit for trace_id, unit in units.items() if trace_id not in left_out)]
 
-    def _revision(self, assignment: Assignment, known: Mapping[tuple[object, ...], Row]) -> int:
+    def _revision(self, assignment: Assignment, known: Mapping[tuple[object, ...], int]) -> int:
         """The revision of a new result: that of its trace, and above what an `eval` made of it meanwhile."""
         revision = self._revisions.get(assignment.record.trace.trace_id, 0)
+        if not revision:
+            return 0
         key = result_key(assignment.record.target, assignment.scorer.name, assignment.scorer.version)
-        newest = known.get(key[:4])
-        if newest is None or (not revision and newest.state != "scored"):
-            return revision
-        return max(revision, newest.revision + 1)
+        return max(revision, known.get(key[:4], -1) + 1)
 
     def _completed(
         self, chunk: Sequence[tuple[Pending, bool]]
@@ -305,29 +303,19 @@ class Arrivals:
         self._work.summary.late += len(decided)
         return completed, ended
 
-    def _assignments(
-        self,
-        selections: Iterable[Selection],
-        pendings: Mapping[str, Pending],
-        known: Mapping[tuple[object, ...], Row],
-    ) -> list[Assignment]:
+    def _assignments(self, selections: Iterable[Selection], states: Mapping[Key, Row]) -> list[Assignment]:
         """The work on some traces, trace by trace; what an `eval` has scored already is not scored again."""
         scorers = {active.scorer.name: active.scorer for active in self._parts.active}
         assignments = []
         for selection in selections:
             for name, record in selection.work:
-                said = known.get(result_key(record.target, name, scorers[name].version)[:4])
-                if said is not None and self._still_stands(said, pendings[record.trace.trace_id]):
+                known = states.get(result_key(record.target, name, scorers[name].version))
+                late = self._revisions.get(record.trace.trace_id)
+                if known is not None and known.state == "scored" and not late:
                     self._work.summary.reused += 1
                     continue
                 assignments.append(Assignment(scorer=scorers[name], record=record))
         return assignments
-
-    def _still_stands(self, said: Row, pending: Pending) -> bool:
-        """Whether a result from before the decision is one of it: where late spans are judged, of just these spans."""
-        if said.state != "scored" or self._revisions.get(pending.trace_id):
-            return False
-        return not self._parts.rescore_late or said.spans in (None, spans_told(pending))
 
     def _changed(self, row: Row) -> bool:
         """Whether a waiting row says something that the ledger does not say yet.

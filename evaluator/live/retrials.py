@@ -12,6 +12,7 @@ from evaluator.decisions import (
     days_around,
     given_up_row,
     gone_row,
+    newest_revisions,
     replaced_row,
     result_key,
     waits_for_budget,
@@ -74,10 +75,8 @@ class Retrials:
         states = await work.in_thread(work.book.states, targets, days_around(subjects.pendings))
         # Others may have said something of it since the tick began, or a reply was lost.
         rows = [row for row in rows if row.key not in states or states[row.key].seq <= row.seq]
-        newest: dict[Sequence[object], int] = {}
-        for key in states:
-            newest[key[:3]] = max(key.revision, newest.get(key[:3], 0))
-        retrials = [self._retrial(row, subjects, states, newest.get(row.key[:3], 0)) for row in rows]
+        newest = newest_revisions(states)
+        retrials = [self._retrial(row, subjects, states, newest) for row in rows]
         assignments = [retrial.assignment for retrial in retrials if retrial.assignment]
         scores = await work.score(assignments)
         results = iter(scores.results)
@@ -114,16 +113,25 @@ class Retrials:
         self._work.summary.count(row.scorer or "", row.version or "", told)
         return [given_up]
 
-    def _retrial(self, row: Row, subjects: "_Subjects", states: Mapping[Key, Row], newest: int) -> "_Retrial":
+    def _retrial(
+        self,
+        row: Row,
+        subjects: "_Subjects",
+        states: Mapping[Key, Row],
+        newest: Mapping[tuple[object, ...], int],
+    ) -> "_Retrial":
         """What becomes of an open result: another attempt, a newer version in its place, or an end.
 
-        `newest` is the revision of the scorer's newest result on that target.
+        `newest` has the newest revision of each version's result. A newer one supersedes it, by the same version or by that
+        in force; what other versions said says nothing of this one.
         """
         run_id = self._work.run_id
-        if newest > row.revision:
-            return _Retrial(row=row, unit=[replaced_row(row, run_id=run_id, reason=SUPERSEDED)])
         replaced = [replaced_row(row, run_id=run_id)]
         active = self._by_name.get(row.scorer or "")
+        versions = {row.version, active.scorer.version if active else row.version}
+        told = [newest.get((*row.key[:3], version), 0) for version in versions]
+        if max(told) > row.revision:
+            return _Retrial(row=row, unit=[replaced_row(row, run_id=run_id, reason=SUPERSEDED)])
         if active is None or active.rule.target != row.target_type.lower():
             return _Retrial(row=row, unit=replaced)
         record, scorer = subjects.record(row), active.scorer

@@ -239,6 +239,8 @@ class Book(Reading):
 
         Also after a commit of one's own: one without rows reads on to the newest version (deltalake 1.6.6).
         """
+        if self._missing:  # the commit, or another's, may have added them
+            self._missing = missing_columns(self._snapshot)
         seq = self._snapshot.transaction(SEQ) or 0
         if seq > self.seq:
             self.others_upto = seq

@@ -74,7 +74,7 @@ class Reading(Integers):
             target_ids = self._known_of(target_ids, days)
             if not target_ids:
                 return {}
-        columns = [*KEY_COLUMNS, "day", "skipped", "upto", "reason", "spans"]
+        columns = [*KEY_COLUMNS, "day", "skipped", "upto", "reason"]
         rows = from_arrow_keys(self._read_of("target_id", target_ids, _in_days(days), columns))
         return latest(rows) | latest(row for row in rows if row.state == "done")
 

@@ -36,8 +36,7 @@ class Row:
     """One row, its fields named and ordered as the ledger's columns. `seq` and `at` are given at the commit: only what
     was read from the ledger has them.
 
-    A target row has no scorer. A row with a `due` is open: waiting, deferred, or to be tried again. `spans` tells which
-    spans a result saw that came before its trace was decided.
+    A target row has no scorer. A row with a `due` is open: waiting, deferred, or to be tried again.
     """
 
     seq: int = 0
@@ -76,7 +75,6 @@ class Row:
     latency_ms: float | None = None
     metadata: str | None = None
     trace_start: datetime | None = None
-    spans: str | None = None
 
     @property
     def key(self) -> Key:

@@ -252,6 +252,5 @@ LEDGER = pa.schema(
         ("latency_ms", pa.float64()),
         ("metadata", JSON_TEXT),
         ("trace_start", TIMESTAMP),
-        ("spans", pa.string()),
     ]
 )

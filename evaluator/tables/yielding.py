@@ -44,8 +44,8 @@ def rebase(units: Iterable[Unit], tail: Tail, *, decisions_yield: bool = False) 
     trace: whoever wrote that it waits may know a span more. The wait of a session, within the unit of a turn, yields to
     nothing (see `gone_on`).
 
-    What was scored meanwhile as a newer revision stands. A session, or (with `decisions_yield`) a trace, of which some was
-    scored meanwhile, perhaps with fewer turns or spans, is looked at again before it is decided.
+    What was scored meanwhile as a newer revision stands. A session, or a revision of a trace, of which some was scored
+    meanwhile, with fewer turns or spans, is decided again, above that.
     """
     kept: list[Row] = []
     mine: set[Key] = set()
@@ -66,9 +66,9 @@ def rebase(units: Iterable[Unit], tail: Tail, *, decisions_yield: bool = False) 
 
 
 def _lags(head: Row, rest: Iterable[Row], tail: Tail, decisions_yield: bool) -> bool:
-    """Whether a unit decides what is to be judged with all that it has, and some of its results were scored meanwhile: of
-    as new a revision, by who may know fewer turns or spans. What the unit only ends says nothing of that."""
-    again = head.target_type == "SESSION" or (decisions_yield and head.target_type == "TRACE")
+    """Whether a unit decides what may be decided more than once, and some of its results were scored meanwhile: of as
+    new a revision, by who knew fewer turns or spans. What it only ends says nothing of that."""
+    again = head.target_type == "SESSION" or (decisions_yield and head.revision > 0)
     results = (row for row in rest if row.scorer is not None and row.state != "replaced")
     return head.state == "done" and again and any(row.revision <= tail.scored(row.key) for row in results)
 

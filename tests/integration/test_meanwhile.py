@@ -239,50 +239,17 @@ async def test_an_evaluation_sees_the_late_spans_of_what_was_decided_anew_meanwh
     assert (evaluation.summary.traces, evaluation.summary.waiting) == (count, 0)
 
 
-@pytest.mark.parametrize(("rescore_late", "told"), [(False, ["1"]), (True, ["1", "2"])])
-async def test_a_span_that_comes_after_an_evaluation_is_judged_with_the_decision(
-    bench: Bench, rescore_late: bool, told: list[str]
-) -> None:
-    at = bench.now - timedelta(minutes=30)
-    bench.append(answer("a", at=at), answer("b", at=at))
-    await bench.evaluate(active(Steps()))
-    bench.append(span("a", "late", parent="root", at=at))
-    live = Steps()
+async def test_what_an_older_version_said_does_not_end_what_is_open(bench: Bench) -> None:
+    bench.append(answer("a", at=bench.now - timedelta(hours=2)))
+    await ticked(bench, active(Steps()))
+    await bench.evaluate(active(Steps()), rescore=True)
+    await ticked(bench, active(Steps(version="v2", fails=Reason.UNAVAILABLE), since=DAY))
+    bench.later(hours=2)
 
-    for _ in range(2):
-        await ticked(bench, active(live), rescore_late=rescore_late)
+    await ticked(bench, active(Steps(version="v2"), since=DAY))
 
-    assert live.seen == [trace_id("a")][: len(told) - 1]
-    assert [row.value for row in rows(bench, f"scorer = 'greets' and trace_id = '{trace_id('a')}'")] == told
-
-
-async def test_a_trace_that_is_scored_with_fewer_spans_while_it_is_decided_is_judged_with_all(
-    bench: Bench,
-) -> None:
-    at = bench.now - timedelta(minutes=30)
-    bench.append(answer("a", at=at))
-    asked, answered = asyncio.Event(), asyncio.Event()
-
-    async def slow() -> None:
-        asked.set()
-        await answered.wait()
-
-    async def ends() -> None:
-        answered.set()
-        await evaluation
-
-    evaluation = asyncio.create_task(bench.evaluate(active(Steps(meanwhile=slow))))
-    await asked.wait()
-    bench.append(span("a", "late", parent="root", at=at))
-
-    for meanwhile in (ends, None, None):
-        await ticked(bench, active(Steps(meanwhile=meanwhile)), rescore_late=True)
-
-    told = [(row.revision, row.scope, row.value) for row in rows(bench, "scorer = 'greets'")]
-    assert told == [(0, "eval", "1"), (1, "live", "2")]
-    assert [
-        row.revision for row in rows(bench, "target_type = 'TRACE' and scorer is null and state = 'done'")
-    ] == [0]
+    told = {(row.version, row.revision): row.state for row in bench.states().values() if row.scorer}
+    assert told == {("v1", 0): "scored", ("v1", 1): "scored", ("v2", 0): "scored"}
 
 
 async def test_a_late_span_is_judged_though_an_evaluation_takes_the_revision(bench: Bench) -> None:

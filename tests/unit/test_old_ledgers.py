@@ -114,6 +114,15 @@ def test_an_older_ledger_is_read_as_it_is_and_gets_its_columns_with_the_next_row
     assert "the ledger gets the columns of this version" in caplog.text
 
 
+def test_who_adds_the_columns_reads_on_and_commits_again(tmp_path: Path, clock: Clock) -> None:
+    book = an_older_ledger(tmp_path, clock).open()
+
+    for trace in "bc":
+        book.commit([[a_row(trace, "scored", "judge", calls=3)]])
+
+    assert [[row.calls for row in book.of_trace(trace)] for trace in "abc"] == [[None], [3], [3]]
+
+
 def test_a_commit_that_was_planned_on_the_older_layout_yields_like_any_other(
     tmp_path: Path, clock: Clock
 ) -> None:

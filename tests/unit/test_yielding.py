@@ -101,14 +101,6 @@ def test_a_new_revision_is_decided_only_with_its_results(scored: list[int]) -> N
     assert kept == ([] if max(scored) >= 1 else unit)
 
 
-def test_where_late_spans_are_judged_no_trace_is_decided_with_what_another_scored_meanwhile() -> None:
-    unit = a_revision(0)[:2]
-    tail = Tail({unit[1].key: ["scored"]})
-
-    assert rebase([unit], tail, decisions_yield=True) == []
-    assert rebase([unit], tail) == unit[:1]
-
-
 @given(tails)
 def test_the_newest_revision_that_others_scored_is_known(tail: dict[Key, list[State]]) -> None:
     told = Tail(tail)
