@@ -154,9 +154,11 @@ async def limited(work: Work, chunks: Iterable[Chunk]) -> tuple[list[Chunk], int
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """The whole, settled traces of a chunk in its order, and how many are not ready."""
+    """The whole, settled traces of a chunk in its order, the revisions of those that live has decided, and how many are
+    not ready."""
 
     ready: Sequence[tuple[Trace, Pending]]
+    decided: Mapping[str, int]
     waiting: int
 
 
@@ -174,18 +176,38 @@ async def _readings(work: Work, chunks: Iterable[Chunk]) -> AsyncIterator[tuple[
 
 def _read(work: Work, chunk: Chunk) -> _Reading:
     found = without_strays(work.book, gather(work.spans.around(chunk.trace_ids, chunk.around)))
-    decided, forgotten = _decided(work.book, found)
+    decided = _decided(work.book, found.values())
+    forgotten = {one for one, row in decided.items() if row.forgotten}
     ordered = [found[one] for one in chunk.trace_ids if one in found and one not in forgotten]
     within = list(_within(work, ordered, decided))
     ready = [(trace, pending) for trace, pending, is_ready in within if is_ready]
-    return _Reading(ready=ready, waiting=len(within) - len(ready))
+    revisions = {one: row.revision for one, row in decided.items()}
+    return _Reading(ready=ready, decided=revisions, waiting=len(within) - len(ready))
 
 
-def _decided(book: Book, found: Mapping[str, Pending]) -> tuple[set[str], set[str]]:
-    """The traces that live has decided: whole, whatever rewrote their files since. And those that were forgotten."""
-    states = book.states(found, days_around(found.values()))
-    done = [row for row in newest_of_each("TRACE", states).values() if row.state == "done"]
-    return {row.target_id for row in done}, {row.target_id for row in done if row.forgotten}
+def _read_on(work: Work, chunk: Chunk, reading: _Reading) -> _Reading:
+    """A reading as it is now: what was decided since may have more spans, and is read again."""
+    work.opened.read_on()
+    decided = _decided(work.book, [pending for _, pending in reading.ready])
+    changed = [
+        one for one, row in decided.items() if row.forgotten or row.revision != reading.decided.get(one)
+    ]
+    if not changed:
+        return replace(reading, waiting=0)
+    again = _read(work, replace(chunk, trace_ids=changed))
+    newer = {trace.trace_id: (trace, pending) for trace, pending in again.ready}
+    ready = [
+        newer.get(trace.trace_id, (trace, pending))
+        for trace, pending in reading.ready
+        if trace.trace_id in newer or trace.trace_id not in changed
+    ]
+    return _Reading(ready=ready, decided={**reading.decided, **again.decided}, waiting=again.waiting)
+
+
+def _decided(book: Book, found: Collection[Pending]) -> dict[str, Row]:
+    """Those of some traces that live has decided: whole, whatever rewrote their files since."""
+    states = book.states([pending.trace_id for pending in found], days_around(found))
+    return {one: row for one, row in newest_of_each("TRACE", states).items() if row.state == "done"}
 
 
 def _within(
@@ -246,37 +268,30 @@ async def plan_chunks(work: Work, chunks: Iterable[Chunk]) -> AsyncIterator[Plan
     """What an evaluation would score, piece by piece in the order of time, as far as the range's limit goes."""
     async for chunk, reading in _readings(work, chunks):
         pieces = list(portions(reading.ready, PIECE_TRACES)) or [()]
-        read_with = work.spans
         for number, ready in enumerate(pieces):
-            waiting = 0 if number else reading.waiting
-            if work.spans is not read_with:  # what others decided meanwhile may have more spans
-                ids = [trace.trace_id for trace, _ in ready]
-                again = await asyncio.to_thread(_read, work, replace(chunk, trace_ids=ids))
-                ready, waiting = again.ready, waiting + again.waiting
-            yield await asyncio.to_thread(_plan, work, (chunk.number, number), ready, waiting)
+            piece = replace(reading, ready=ready)
+            if number:
+                piece = await asyncio.to_thread(_read_on, work, chunk, piece)
+            yield await asyncio.to_thread(_plan, work, (chunk.number, number), piece)
 
 
-def _plan(work: Work, place: tuple[int, int], ready: Sequence[tuple[Trace, Pending]], waiting: int) -> Plan:
+def _plan(work: Work, place: tuple[int, int], reading: _Reading) -> Plan:
     parts = work.parts
-    traces = [trace for trace, _ in ready]
+    traces = [trace for trace, _ in reading.ready]
     selections = select(traces, [active.rule for active in parts.active])
-    days = days_around(pending for _, pending in ready)
+    days = days_around(pending for _, pending in reading.ready)
     known = newest_final(work.book.results([trace.trace_id for trace in traces], days).values())
-    states = work.book.states([trace.trace_id for trace in traces], days)
-    decided = {
-        one: row.revision for one, row in newest_of_each("TRACE", states).items() if row.state == "done"
-    }
     wanted: list[Assessment | NewResult] = []
     skipped: Counter[str] = Counter()
     for selection in selections:
         skipped.update(selection.skipped.values())
-        wanted += _wanted(parts, selection, known, decided.get(selection.trace_id, 0))
+        wanted += _wanted(parts, selection, known, reading.decided.get(selection.trace_id, 0))
     return Plan(
         place=place,
-        ready=ready,
+        ready=reading.ready,
         wanted=wanted,
         skipped=skipped,
-        waiting=waiting,
+        waiting=reading.waiting,
         superseding=superseding(wanted, known),
     )
 

@@ -75,6 +75,10 @@ class Spans(Protocol):
         """
         ...
 
+    def try_out(self) -> None:
+        """Read one span, as cheaply as can be, of a table that has any."""
+        ...
+
 
 class SpanSource(Protocol):
     def open(self) -> Spans:
@@ -149,6 +153,10 @@ class Book(Protocol):
     @property
     def others_upto(self) -> int:
         """Up to which `seq` the book has seen what others committed since it was opened; 0: nothing."""
+        ...
+
+    def read_on(self) -> None:
+        """See what others committed until now."""
         ...
 
     def commit(

@@ -33,6 +33,7 @@ from evaluator.chunk import (
     open_work,
 )
 from evaluator.errors import ConfigurationError, EvaluatorError
+from evaluator.opened import Opened
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ class _Worker:
         self._place = number, count
         self._bench: Bench | None = None
 
-    async def ready(self, version: str, within: Range) -> str | None:
+    async def ready(self, version: str) -> str | None:
         """Nothing, or why this worker cannot work: it has loaded what it needs, and has the tables before it."""
         if version != __version__:
             return (
@@ -170,7 +171,7 @@ class _Worker:
         try:
             bench = self._ready_bench()
             await bench.prepare()
-            await asyncio.to_thread(_look_at, bench.parts, within)
+            await asyncio.to_thread(_try_out, bench.parts)
         except EvaluatorError as error:
             return str(error)
         return None
@@ -194,10 +195,9 @@ class _Worker:
         return self._bench
 
 
-def _look_at(parts: EvaluationParts, within: Range) -> None:
-    """Open the tables, and read of the spans who was at work when a range begins. Raises TableError."""
-    work = open_work(parts, within, "")
-    next(work.spans.ids_between(within.start, within.start), None)
+def _try_out(parts: EvaluationParts) -> None:
+    """Open the tables, and read a span. Raises TableError."""
+    Opened(parts.ledger, parts.spans).spans.try_out()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,8 +224,7 @@ class _Crew:
     async def pieces(self, chunks: Iterable[Chunk]) -> AsyncGenerator[Piece | Lost, None]:
         pile = deque(chunks)
         for worker in self._workers:
-            for _ in range(AT_ONCE):
-                self._greet(worker)
+            self._greet(worker)
         while self._busy and (pile or any(turn.chunk for turn in self._busy.values())):
             ended, _ = await asyncio.wait(
                 self._busy, timeout=STARTED_WITHIN.total_seconds(), return_when=asyncio.FIRST_COMPLETED
@@ -241,9 +240,10 @@ class _Crew:
                 elif isinstance(came, str):
                     self._why = came
                 else:
+                    for _ in range(1 if turn.worker in self._up else AT_ONCE):
+                        if pile:
+                            self._give(turn.worker, pile.popleft())
                     self._note(turn.worker)
-                    if pile:
-                        self._give(turn.worker, pile.popleft())
                     for piece in came:
                         yield piece
         for chunk in pile:
@@ -267,7 +267,7 @@ class _Crew:
                 log.info("all workers are up", extra={"workers": len(self._up)})
 
     def _greet(self, worker: Any) -> None:
-        self._ask(worker, None, worker.ready.remote(__version__, self._within))
+        self._ask(worker, None, worker.ready.remote(__version__))
 
     def _give(self, worker: Any, chunk: Chunk) -> None:
         self._ask(worker, chunk, worker.evaluate.remote(self._within, self._run_id, chunk))

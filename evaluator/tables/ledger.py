@@ -134,6 +134,11 @@ class Book(Reading):
             self._see_others()
             return rows
 
+    def read_on(self) -> None:
+        """See what others committed until now. Raises TableError."""
+        if self._store.has_commit_after(self.version):
+            self._reopen()
+
     def replace(self, where: str, rows: Sequence[Row], *, floor: datetime | None = None) -> bool:
         """Commit rows in the place of all those that satisfy a condition, as they have to themselves.
 

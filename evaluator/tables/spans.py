@@ -218,6 +218,16 @@ class SpansSnapshot:
         for portion in portions(ordered, TRACES_A_PORTION):
             yield portion, (_moment(first[portion[0]]), _moment(first[portion[-1]]))
 
+    def try_out(self) -> None:
+        """Read one span, of the smallest file. Raises TableError where that cannot be done."""
+        if not self._snapshot.raw_readable:
+            table = self._snapshot.query(f"{self._select(None, None)} limit 1")
+        else:
+            files = self._snapshot.files(self._time_column)
+            smallest = sorted(files, key=lambda file: file.size)[:1]
+            table = next(self._active(smallest, self._columns), self._snapshot.empty())
+        spans_of(table.slice(0, 1))
+
     def everything(self) -> pa.Table:
         """The whole table with its own columns, for SQL."""
         names = self._snapshot.schema.names

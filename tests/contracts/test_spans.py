@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluator.errors import TableError
 from evaluator.tables.decoding import spans_of
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.schemas import SPANS
@@ -116,6 +117,24 @@ def test_a_range_of_time_tells_the_traces_in_it_in_order(table: SpansTable) -> N
 
     assert [trace for ids, _ in portions for trace in ids] == [trace_id("a"), trace_id("c")]
     assert [trace for ids, _ in until for trace in ids] == [trace_id("a")]
+
+
+def test_that_spans_can_be_read_is_tried_on_the_smallest_file(tmp_path: Path) -> None:
+    store = DeltaStore(str(tmp_path / "spans"))
+    store.create(SPANS)
+    spans = SpansTable(store, lambda: datetime.now(UTC))
+    spans.open().try_out()
+    append(store, [answer("a")])
+    small = {file.path for file in store.open().files("time")}
+    append(store, [answer(f"large{number}") for number in range(500)])
+    [large] = {file.path for file in store.open().files("time")} - small
+
+    (tmp_path / "spans" / large).unlink()
+    spans.open().try_out()
+    (tmp_path / "spans" / small.pop()).unlink()
+
+    with pytest.raises(TableError, match="VACUUM"):
+        spans.open().try_out()
 
 
 def test_sql_sees_every_row(table: SpansTable) -> None:

@@ -12,14 +12,17 @@ import pytest
 
 from evaluator.chunk import PIECE_TRACES
 from evaluator.commands.interventions import retry_unscored
+from evaluator.dataset.conditions import Condition
 from evaluator.dataset.records import Record
 from evaluator.dataset.selection import SelectionRule
 from evaluator.errors import TableError
-from evaluator.feedback import Feedback, Reason, Scored
+from evaluator.feedback import Feedback, Reason, Scored, Target
 from evaluator.score import Active
 from evaluator.summary import Summary
-from evaluator.tables.rows import Key, Row, from_arrow
+from evaluator.tables.rows import Key, Row, from_arrow, tombstone
+from evaluator.tables.spans import SpansSnapshot
 from evaluator.tick import look, tick
+from evaluator.traces.assembly import Arrival
 from tests.bench import Bench, Greets
 from tests.integration.test_sessions import IDLE, Counts, Talks
 from tests.traffic import NOON, answer, span, spans_store, trace_id
@@ -237,6 +240,69 @@ async def test_an_evaluation_sees_the_late_spans_of_what_was_decided_anew_meanwh
     ]
     assert told == [(1, "2")]
     assert (evaluation.summary.traces, evaluation.summary.waiting) == (count, 0)
+
+
+async def test_late_spans_are_seen_though_the_evaluation_itself_wrote_nothing_since(bench: Bench) -> None:
+    at = bench.now - timedelta(hours=2)
+    count = PIECE_TRACES + 1
+    bench.append(*(answer(f"t{number:03}", at=at + timedelta(seconds=number)) for number in range(count)))
+    last = f"t{PIECE_TRACES:03}"
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    async def late() -> None:
+        bench.append(span(last, "late", parent="root", at=at + timedelta(seconds=count)))
+        await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    fails = Steps("fails", fails=Reason.UNAVAILABLE, meanwhile=late)
+    only_last = SelectionRule(
+        name="new", filter=Condition(text=f"trace_id = '{trace_id(last)}'", columns=("trace_id",))
+    )
+    await bench.evaluate(active(fails), Active(scorer=Steps("new"), rule=only_last))
+
+    assert [(row.revision, row.value) for row in rows(bench, "scorer = 'new'")] == [(1, "2")]
+
+
+async def test_only_what_was_decided_meanwhile_is_read_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = bench.now - timedelta(hours=2)
+    count = 3 * PIECE_TRACES
+    names = [f"t{number:03}" for number in range(count)]
+    bench.append(*(answer(name, at=at + timedelta(seconds=number)) for number, name in enumerate(names)))
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+    read: list[list[str]] = []
+    around = SpansSnapshot.around
+
+    def noted(spans: SpansSnapshot, ids: Sequence[str], when: tuple[datetime, datetime]) -> list[Arrival]:
+        read.append(list(ids))
+        return around(spans, ids, when)
+
+    async def late() -> None:
+        bench.append(span(names[-1], "late", parent="root", at=at + timedelta(seconds=count)))
+        await ticked(bench, active(Greets("old")), rescore_late=True)
+        monkeypatch.setattr(SpansSnapshot, "around", noted)
+
+    evaluation = await bench.evaluate(active(Steps("new", meanwhile=late)))
+
+    assert read == [[trace_id(names[-1])]]
+    assert (evaluation.summary.traces, evaluation.summary.results) == (count, count)
+
+
+async def test_what_was_forgotten_meanwhile_is_not_judged(bench: Bench) -> None:
+    at = bench.now - timedelta(hours=2)
+    names = [f"t{number:03}" for number in range(PIECE_TRACES + 1)]
+    bench.append(*(answer(name, at=at + timedelta(seconds=number)) for number, name in enumerate(names)))
+    await ticked(bench, active(Greets("old")))
+
+    async def forgotten() -> None:
+        target = Target(type="TRACE", target_id=trace_id(names[-1]), trace_id=trace_id(names[-1]))
+        bench.ledger.open().commit([[tombstone(target, revision=1)]])
+
+    new = Steps("new", meanwhile=forgotten)
+    evaluation = await bench.evaluate(active(new))
+
+    assert trace_id(names[-1]) not in new.seen
+    assert evaluation.summary.traces == PIECE_TRACES
 
 
 async def test_what_an_older_version_said_does_not_end_what_is_open(bench: Bench) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from evaluator import __version__
-from evaluator.chunk import EvaluationParts, Range
+from evaluator.chunk import EvaluationParts
 from evaluator.engines.ray import OWN_RAY, _Worker
 from evaluator.tables.delta import DeltaStore
 from evaluator.tables.ledger import Ledger
@@ -217,12 +217,11 @@ async def test_a_worker_that_is_up_has_loaded_what_it_needs_and_seen_the_tables(
     bench.append(answer("a"))
     prepared = Prepared(bench.wanted())
     worker = _Worker(lambda number, count: prepared, 0, 1, {})
-    within = Range(start=NOON - timedelta(days=1), end=NOON + timedelta(days=1))
 
-    there = await worker.ready(__version__, within)
-    older = await worker.ready("0.0.1", within)
+    there = await worker.ready(__version__)
+    older = await worker.ready("0.0.1")
     shutil.rmtree(bench.spans_store.uri)
-    gone = await worker.ready(__version__, within)
+    gone = await worker.ready(__version__)
 
     assert there is None
     assert prepared.prepared
