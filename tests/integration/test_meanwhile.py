@@ -69,6 +69,20 @@ def rows(bench: Bench, where: str) -> list[Row]:
     return from_arrow(bench.ledger.store.open().query(f"select * from t where {where} order by seq"))
 
 
+async def decided(bench: Bench, count: int) -> tuple[str, Callable[[], Awaitable[None]]]:
+    """So many traces, decided; the id of the last one, and what has that decided again with a late span."""
+    at = bench.now - timedelta(hours=2)
+    names = [f"t{number:03}" for number in range(count)]
+    bench.append(*(answer(name, at=at + timedelta(seconds=number)) for number, name in enumerate(names)))
+    await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    async def late() -> None:
+        bench.append(span(names[-1], "late", parent="root", at=at + timedelta(seconds=count)))
+        await ticked(bench, active(Greets("old")), rescore_late=True)
+
+    return trace_id(names[-1]), late
+
+
 async def test_an_evaluation_reads_the_turns_of_what_live_decided_while_it_was_at_work(
     tmp_path: Path,
 ) -> None:
@@ -223,39 +237,21 @@ async def test_what_an_evaluation_scores_stands_below_a_newer_revision(bench: Be
 
 
 async def test_an_evaluation_sees_the_late_spans_of_what_was_decided_anew_meanwhile(bench: Bench) -> None:
-    at = bench.now - timedelta(hours=2)
-    count = PIECE_TRACES + 1
-    bench.append(*(answer(f"t{number:03}", at=at + timedelta(seconds=number)) for number in range(count)))
-    last = f"t{PIECE_TRACES:03}"
-    await ticked(bench, active(Greets("old")), rescore_late=True)
-
-    async def late() -> None:
-        bench.append(span(last, "late", parent="root", at=at + timedelta(seconds=count)))
-        await ticked(bench, active(Greets("old")), rescore_late=True)
+    last, late = await decided(bench, PIECE_TRACES + 1)
 
     evaluation = await bench.evaluate(active(Steps("new", meanwhile=late)))
 
-    told = [
-        (row.revision, row.value) for row in rows(bench, f"scorer = 'new' and trace_id = '{trace_id(last)}'")
-    ]
+    told = [(row.revision, row.value) for row in rows(bench, f"scorer = 'new' and trace_id = '{last}'")]
     assert told == [(1, "2")]
-    assert (evaluation.summary.traces, evaluation.summary.waiting) == (count, 0)
+    assert (evaluation.summary.traces, evaluation.summary.waiting) == (PIECE_TRACES + 1, 0)
 
 
 async def test_late_spans_are_seen_though_the_evaluation_itself_wrote_nothing_since(bench: Bench) -> None:
-    at = bench.now - timedelta(hours=2)
-    count = PIECE_TRACES + 1
-    bench.append(*(answer(f"t{number:03}", at=at + timedelta(seconds=number)) for number in range(count)))
-    last = f"t{PIECE_TRACES:03}"
-    await ticked(bench, active(Greets("old")), rescore_late=True)
-
-    async def late() -> None:
-        bench.append(span(last, "late", parent="root", at=at + timedelta(seconds=count)))
-        await ticked(bench, active(Greets("old")), rescore_late=True)
+    last, late = await decided(bench, PIECE_TRACES + 1)
 
     fails = Steps("fails", fails=Reason.UNAVAILABLE, meanwhile=late)
     only_last = SelectionRule(
-        name="new", filter=Condition(text=f"trace_id = '{trace_id(last)}'", columns=("trace_id",))
+        name="new", filter=Condition(text=f"trace_id = '{last}'", columns=("trace_id",))
     )
     await bench.evaluate(active(fails), Active(scorer=Steps("new"), rule=only_last))
 
@@ -265,11 +261,7 @@ async def test_late_spans_are_seen_though_the_evaluation_itself_wrote_nothing_si
 async def test_only_what_was_decided_meanwhile_is_read_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = bench.now - timedelta(hours=2)
-    count = 3 * PIECE_TRACES
-    names = [f"t{number:03}" for number in range(count)]
-    bench.append(*(answer(name, at=at + timedelta(seconds=number)) for number, name in enumerate(names)))
-    await ticked(bench, active(Greets("old")), rescore_late=True)
+    last, late = await decided(bench, 3 * PIECE_TRACES)
     read: list[list[str]] = []
     around = SpansSnapshot.around
 
@@ -277,31 +269,27 @@ async def test_only_what_was_decided_meanwhile_is_read_again(
         read.append(list(ids))
         return around(spans, ids, when)
 
-    async def late() -> None:
-        bench.append(span(names[-1], "late", parent="root", at=at + timedelta(seconds=count)))
-        await ticked(bench, active(Greets("old")), rescore_late=True)
+    async def late_and_noted() -> None:
+        await late()
         monkeypatch.setattr(SpansSnapshot, "around", noted)
 
-    evaluation = await bench.evaluate(active(Steps("new", meanwhile=late)))
+    evaluation = await bench.evaluate(active(Steps("new", meanwhile=late_and_noted)))
 
-    assert read == [[trace_id(names[-1])]]
-    assert (evaluation.summary.traces, evaluation.summary.results) == (count, count)
+    assert read == [[last]]
+    assert evaluation.summary.traces == evaluation.summary.results == 3 * PIECE_TRACES
 
 
 async def test_what_was_forgotten_meanwhile_is_not_judged(bench: Bench) -> None:
-    at = bench.now - timedelta(hours=2)
-    names = [f"t{number:03}" for number in range(PIECE_TRACES + 1)]
-    bench.append(*(answer(name, at=at + timedelta(seconds=number)) for number, name in enumerate(names)))
-    await ticked(bench, active(Greets("old")))
+    last, _ = await decided(bench, PIECE_TRACES + 1)
 
     async def forgotten() -> None:
-        target = Target(type="TRACE", target_id=trace_id(names[-1]), trace_id=trace_id(names[-1]))
+        target = Target(type="TRACE", target_id=last, trace_id=last)
         bench.ledger.open().commit([[tombstone(target, revision=1)]])
 
     new = Steps("new", meanwhile=forgotten)
     evaluation = await bench.evaluate(active(new))
 
-    assert trace_id(names[-1]) not in new.seen
+    assert last not in new.seen
     assert evaluation.summary.traces == PIECE_TRACES
 
 
