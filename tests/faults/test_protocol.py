@@ -3,11 +3,19 @@
 A seed tells the whole history only with PYTHONHASHSEED=0, as `make test` has it.
 """
 
+from pathlib import Path
+from random import Random
+
 import pytest
 
+from evaluator.errors import ModelError
+from evaluator.tables.rows import Key
+from tests.a_trace import a_record, a_tool_call
+from tests.faults.baton import Worker
 from tests.faults.history import Tally, run_history
 from tests.faults.mutants import MUTANTS
 from tests.faults.protocol import caught
+from tests.faults.world import Judge, World
 
 HISTORIES = 5
 STEPS = 60
@@ -45,3 +53,23 @@ def test_the_invariants_hold_after_every_commit_and_when_all_is_quiet(seed: int)
 @pytest.mark.parametrize("name", sorted(MUTANTS.keys() - SELDOM))
 def test_a_rule_that_is_broken_is_noticed(name: str) -> None:
     assert caught(name, TRIES, 80, FIRST.get(name, 0)) is not None
+
+
+def test_what_a_judge_was_shown_counts_though_its_configuration_kept_it_from_an_answer(
+    tmp_path: Path,
+) -> None:
+    """A decision with a span more is told by the last thing shown: an older one would seem to lack that span."""
+    world = World(tmp_path, Random(0))
+    world.broken = {"J"}
+    step = a_tool_call()
+    record = a_record(steps=(step,))
+    worker = Worker(
+        "live-1", "live", lambda worker: Judge(world, worker, "J", "v1", waits=False).score([record])
+    )
+
+    while not worker.done:
+        worker.resume()
+
+    key = Key("TRACE", record.trace.trace_id, "J", "v1")
+    assert isinstance(worker.error, ModelError)
+    assert worker.notes["shown"] == {key: {step.span.span_id}}

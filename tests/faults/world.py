@@ -98,6 +98,10 @@ class MemoryPublisher:
         self._place.erase(erased)
 
 
+def _span_ids(record: Record) -> frozenset[str]:
+    return frozenset(step.span.span_id for step in record.trace.steps)
+
+
 @dataclass
 class Judge:
     """A scorer whose answers the history decides. It remembers what it was shown, for its worker."""
@@ -117,14 +121,17 @@ class Judge:
         for _ in range(self.world.random.choice((0, 1, 4))):
             await asyncio.sleep(0)
         self.worker.at("call")
+        shown = self.worker.notes.setdefault("shown", {})
+        shown |= {self._key(record): _span_ids(record) for record in records}
         if self.name in self.world.broken and not self.world.calm:
             raise ModelError("the key is wrong")
         return [self._scored(record) for record in records]
 
+    def _key(self, record: Record) -> Key:
+        return Key(record.target.type, record.target.target_id, self.name, self.version)
+
     def _scored(self, record: Record) -> Scored:
-        key = Key(record.target.type, record.target.target_id, self.name, self.version)
-        seen = frozenset(step.span.span_id for step in record.trace.steps)
-        self.worker.notes.setdefault("shown", {})[key] = seen
+        key, seen = self._key(record), _span_ids(record)
         if self.name in self.world.capped and not self.world.calm:
             return Scored(outcome=Unscored(reason=Reason.BUDGET, detail="spent"))
         calls = self.worker.notes.setdefault("calls", {})
