@@ -5,10 +5,11 @@ import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from evaluator.decisions import GONE, assessment_of
@@ -32,6 +33,20 @@ KINDS = (
 )  # fmt: skip
 ROUNDS = 25
 LONGEST_RETRY = timedelta(hours=25)
+JUMPS = (1, 10, 31, 40, 300, 700, 4_000, 25_000, -20)
+"""By how many seconds the clock jumps."""
+HAPPENS = (
+    ("spans arrive", 0.42), ("the clock jumps", 0.62), ("edit", 0.78), ("OPTIMIZE", 0.84), ("DELETE", 0.88),
+    ("clean the log", 0.92), ("maintain", 1.0),
+)  # fmt: skip
+"""What happens how often, as the share of all that it and those before it have."""
+STOP = "told to stop"
+FATES: Mapping[str | None, Callable[[], BaseException]] = {
+    "kills": Killed,
+    "lost replies": partial(CommitConflict, "the reply was lost"),
+    "refusals": partial(TableError, "out of reach"),
+}
+"""What goes wrong for a worker where it stands, by the name under which it is counted."""
 
 
 @dataclass
@@ -52,26 +67,30 @@ class History:
         self.random = random.Random(seed)
         self.world = World(folder, self.random)
         self.world.failing = 0.5 if race else 0.25
-        self._race = race
+        self.race = race
         self.tally = tally.counts
         self.trail: list[str] = []
-        self._workers: list[Worker] = []
+        self.workers: list[Worker] = []
         self._started = 0
+        self.happenings: Mapping[str, Callable[[], object]] = {
+            "spans arrive": self.world.arrive,
+            "the clock jumps": self._jump,
+            "edit": self.world.edit,
+            "OPTIMIZE": self.world.compact_spans,
+            "DELETE": self.world.delete_spans,
+            "clean the log": self.world.clean_spans_log,
+            "maintain": self._maintain,
+        }
+        """What happens beside the workers, by name."""
 
     def run(self, steps: int) -> None:
         """Raises Violation, or what the code under test must not raise."""
         try:
             for _ in range(steps):
                 self._step()
-            for worker in list(self._workers):
-                self._finish(worker)
-            self._calm_down()
-            self._quiet()
+            self.rest()
         finally:
-            for worker in self._workers:
-                worker.resume(Killed())
-                while not worker.done:
-                    worker.resume(Killed())
+            self.end()
         self.tally["histories"] += 1
         self.tally["steps"] += steps
         self.tally["ledger commits"] += self.world.mirror.commits
@@ -80,95 +99,115 @@ class History:
         self.tally["rows expired"] += len(self.world.mirror.expired)
         self.tally["traces"] += len({key.target_id for key in self.world.mirror.latest})
 
+    def rest(self) -> None:
+        """Let all that is underway end, all there is to do be done, and see that the law holds. Raises Violation."""
+        for worker in list(self.workers):
+            self._finish(worker)
+        self._calm_down()
+        self._quiet()
+
+    def end(self) -> None:
+        """Let no worker's thread outlive the history."""
+        for worker in self.workers:
+            worker.resume(Killed())
+            while not worker.done:
+                worker.resume(Killed())
+
     # --- one step
 
     def _step(self) -> None:
         chance = self.random.random()
-        if self._workers and chance < 0.72:
+        if self.workers and chance < 0.72:
             self._go_on(self._whose_turn())
-        elif len(self._workers) < AT_ONCE and chance < 0.86:
-            kind = "live" if self._race else self.random.choice(KINDS)
+        elif len(self.workers) < AT_ONCE and chance < 0.86:
+            kind = "live" if self.race else self.random.choice(KINDS)
             if self.world.shared_out and self.random.random() < 0.06:
                 kind = "sharing"
-            if kind == "expiring":  # of what nobody has published there is nothing to remove
-                self._alone("publishing")
-                self._alone("posting")
-            self._begin(kind)
-            if self.random.random() < 0.5 and len(self._workers) < AT_ONCE:
-                if self._race:
-                    self._note("a new version", self.world.edit_version)
-                self._begin("live")
+            self.begin(kind)
+            if self.random.random() < 0.5 and len(self.workers) < AT_ONCE:
+                self.begin_beside()
         else:
-            self._happen()
+            self.happen(self._what_happens())
 
     def _whose_turn(self) -> Worker:
         """Any; where a commit is made and not yet read, rather another, who may commit in between."""
-        worker = self.random.choice(self._workers)
-        others = [other for other in self._workers if other is not worker]
+        worker = self.random.choice(self.workers)
+        others = [other for other in self.workers if other is not worker]
         between = worker.step == "reread" and others and self.random.random() < 0.7
         return self.random.choice(others) if between else worker
 
-    def _begin(self, kind: str) -> Worker:
+    def begin(self, kind: str) -> Worker:
+        """Start a worker; one that removes what is old comes after all is published."""
+        if kind == "expiring":  # of what nobody has published there is nothing to remove
+            self._alone("publishing")
+            self._alone("posting")
+        return self._start(kind)
+
+    def begin_beside(self) -> None:
+        """Start a live worker beside another; in a race, of another version."""
+        if self.race:
+            self._note("a new version", self.world.edit_version)
+        self._start("live")
+
+    def _start(self, kind: str) -> Worker:
         self._started += 1
         worker = Worker(f"{kind}-{self._started}", kind, lambda worker: worker.notes["work"](worker))
         worker.notes["work"] = getattr(self.world, kind)(worker)
         worker.notes["disturbances"] = self.world.disturbances
         worker.notes["commits"] = self.world.mirror.commits
         worker.notes["seq"] = self.world.mirror.transactions.get("seq", 0)
-        self._workers.append(worker)
+        self.workers.append(worker)
         self.tally["workers"] += 1
         return worker
 
     def _go_on(self, worker: Worker) -> None:
         """A worker takes some steps, the last of which may go wrong."""
         for _ in range(self.random.choice((1, 1, 2, 3, 5))):
-            fate = self._fate(worker)
-            self.trail.append(f"{worker.name} at {worker.step}{'' if fate is None else f': {fate!r}'}")
-            worker.resume(fate)
-            if worker.done:
-                self._workers.remove(worker)
-                self.tally["conflicts"] += worker.conflicts
-                self.world.judge_end(worker)
+            if self.go_on(worker, self._fate(worker)):
                 return
 
-    def _fate(self, worker: Worker) -> BaseException | None:
+    def go_on(self, worker: Worker, fate: str | None = None) -> bool:
+        """A worker takes a step, or meets its fate there (one that cannot be at this step is none); whether it ended."""
+        if fate == STOP:
+            worker.stopping = True
+        error = FATES[fate]() if fate in fates_at(worker.step) else None
+        if error is not None:
+            self.tally[f"{fate}"] += 1
+        self.trail.append(f"{worker.name} at {worker.step}{'' if error is None else f': {error!r}'}")
+        worker.resume(error)
+        if worker.done:
+            self.workers.remove(worker)
+            self.tally["conflicts"] += worker.conflicts
+            self.world.judge_end(worker)
+        return worker.done
+
+    def _fate(self, worker: Worker) -> str | None:
         chance = self.random.random()
         if chance < 0.015:
-            self.tally["kills"] += 1
-            return Killed()
+            return "kills"
         if chance < 0.05 and worker.step == "appended":
-            self.tally["lost replies"] += 1
-            return CommitConflict("the reply was lost")
-        if chance < 0.025 and worker.step in ("open", "append", "appended"):
-            self.tally["refusals"] += 1
-            return TableError("out of reach")
-        if chance > 0.99:
-            worker.stopping = True
-        return None
+            return "lost replies"
+        if chance < 0.025:
+            return "refusals"
+        return STOP if chance > 0.99 else None
 
-    def _happen(self) -> None:
-        world = self.world
+    def _what_happens(self) -> str:
         chance = self.random.random()
-        if chance < 0.42:
-            self._note("spans arrive", world.arrive)
-        elif chance < 0.62:
-            by = timedelta(seconds=self.random.choice((1, 10, 31, 40, 300, 700, 4_000, 25_000, -20)))
-            world.now += by
-            self.trail.append(f"the clock jumps by {by}")
-        elif chance < 0.78:
-            self._note("edit", world.edit)
-        elif chance < 0.84:
-            self._note("OPTIMIZE", world.compact_spans)
-        elif chance < 0.88:
-            self._note("DELETE", world.delete_spans)
-        elif chance < 0.92:
-            self._note("clean the log", world.clean_spans_log)
-        else:
-            store = self.random.choice((world.ledger, world.annotations))
-            self._note("maintain", lambda: world.maintain(store))
+        return next(name for name, upto in HAPPENS if chance < upto)
 
-    def _note(self, what: str, happening: "object") -> None:
-        assert callable(happening)
+    def happen(self, what: str) -> None:
+        """One of the happenings."""
+        self._note(what, self.happenings[what])
+
+    def _jump(self) -> None:
+        by = timedelta(seconds=self.random.choice(JUMPS))
+        self.world.now += by
+        self.trail.append(f"by {by}")
+
+    def _maintain(self) -> None:
+        self.world.maintain(self.random.choice((self.world.ledger, self.world.annotations)))
+
+    def _note(self, what: str, happening: Callable[[], object]) -> None:
         self.trail.append(what)
         self.tally[what] += 1
         happening()
@@ -178,11 +217,11 @@ class History:
     def _finish(self, worker: Worker) -> None:
         while not worker.done:
             worker.resume()
-        self._workers.remove(worker)
+        self.workers.remove(worker)
         self.world.judge_end(worker)
 
     def _alone(self, kind: str) -> Worker:
-        worker = self._begin(kind)
+        worker = self._start(kind)
         self._finish(worker)
         if worker.error is not None:
             raise worker.error
@@ -216,7 +255,7 @@ class History:
     def _again(self) -> None:
         """What was given up is put up again, and the whole past is evaluated; then all there is to do."""
         self._alone("retrying")
-        worker = self._begin("evaluation")
+        worker = self._start("evaluation")
         worker.notes["work"] = self.world.evaluation(worker, whole=True)
         self._finish(worker)
         self._calm_down()
@@ -390,6 +429,15 @@ class History:
         check(stored == mirrored, "3: the ledger holds other rows than were committed")
         for app_id, value in self.world.mirror.transactions.items():
             check(snapshot.transaction(app_id) == value, f"5: {app_id} is {snapshot.transaction(app_id)}")
+
+
+def fates_at(step: str) -> tuple[str, ...]:
+    """The fates that a worker may meet at a step."""
+    return {
+        "open": ("kills", "refusals"),
+        "append": ("kills", "refusals"),
+        "appended": ("kills", "lost replies", "refusals"),
+    }.get(step, ("kills",))
 
 
 def newest_of_all(rows: Iterable[Row]) -> Iterable[Row]:
