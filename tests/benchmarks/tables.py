@@ -18,7 +18,7 @@ SPANS_A_TRACE = 8
 SPANS_A_COMMIT = 10_000
 """1,250 traces of 8 spans, as a busy quarter of an hour brings them."""
 RESULTS_A_COMMIT = 10_000
-MADE_BY = "2"
+MADE_BY = "3"
 """Raised when what the tables hold is changed."""
 
 
@@ -55,7 +55,8 @@ def commit(number: int, texts: bool = True, steps: int = SPANS_A_TRACE) -> pa.Ta
     starts = _nanos(BEGAN + timedelta(minutes=15) * number) + (trace % 1_250) * 10**8 + step * 10**6
     seconds = np.where(step == 0, 8, 1)
     roots = step == 0
-    ids = [f"{value:032x}" for value in trace]
+    # An id of zeros is none: OpenTelemetry has it that such a span is invalid.
+    ids = [f"{value:032x}" for value in trace + 1]
     spans = [f"{value:016x}" for value in index + 1]
     parents = [None if root else f"{value:016x}" for root, value in zip(roots, index - step + 1, strict=True)]
     times = pa.array(starts // 1_000, pa.timestamp("us", tz="UTC"))
@@ -87,7 +88,7 @@ def commit(number: int, texts: bool = True, steps: int = SPANS_A_TRACE) -> pa.Ta
 def ledger_rows(number: int) -> pa.Table:
     """One commit of results as a tick writes them."""
     index = np.arange(RESULTS_A_COMMIT) + number * RESULTS_A_COMMIT
-    ids = pa.array([f"{value // 3:032x}" for value in index])
+    ids = pa.array([f"{value // 3 + 1:032x}" for value in index])
     at = BEGAN + timedelta(minutes=15) * number
     same = {
         "seq": number + 1,
