@@ -5,6 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +21,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from evaluator.access import is_loopback
@@ -35,6 +35,9 @@ FOREIGN_NAMES: dict[str, tuple[str, ...]] = {
     "MLFLOW_EXPERIMENT_NAME": ("mlflow", "experiment"),
 }
 """Environment names that people bring along from MLflow; ours come before them, and both before the file."""
+
+WHERE_TO_LOOK = ("guidelines", "python_modules")
+"""Settings without which nobody can say what is wrong with the guideline files."""
 
 LONGEST = timedelta(days=36_500)
 
@@ -309,16 +312,13 @@ class Config(Settings):
             )
         return value
 
-    @model_validator(mode="after")
-    def _served(self) -> "Config":
+    @field_validator("alerts")
+    @classmethod
+    def _not_served(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What is asked of a later version is refused: a setting that does nothing would be a lie."""
-        asked = {
-            "alerts": bool(self.alerts),
-        }
-        unserved = [name for name, wanted in asked.items() if wanted]
-        if unserved:
-            raise ValueError(f"{', '.join(unserved)}: not served by this version")
-        return self
+        if value:
+            raise ValueError("not served by this version")
+        return value
 
     def table_uri(self, table: str) -> str:
         """Where a table lies: `otel_spans`, `otel_logs`, `otel_metrics`, `otel_annotations`, `eval_ledger`."""
@@ -355,6 +355,52 @@ def load_config(
 
     A file that was named must exist; the default one need not. Raises MistakesError with every mistake at once.
     """
+    written = _written(file, environment, overrides)
+    try:
+        return written.validated()
+    except ValidationError as error:
+        raise MistakesError(written.mistakes(error)) from error
+
+
+def load_what_holds(
+    file: str | Path | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[Config, list[Mistake]]:
+    """The configuration without the settings that are wrong, and all that is wrong with these: to look on for mistakes.
+
+    Raises MistakesError when what is wrong says where to look.
+    """
+    written, mistakes = _written(file, environment, None), list[Mistake]()
+    while True:
+        try:
+            return written.validated(), mistakes
+        except ValidationError as error:
+            mistakes = mistakes or written.mistakes(error)
+            wrong = [tuple(map(str, item["loc"])) for item in error.errors()]
+            lost = any(not keys or keys[0] in WHERE_TO_LOOK for keys in wrong)
+            left_out = [] if lost else [keys for keys in wrong if _take_out(written.data, keys)]
+            if not left_out:
+                raise MistakesError(mistakes) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What the file, the environment and the command line say, and where each of it was said."""
+
+    data: dict[str, Any]
+    home: Path
+    document: YamlFile
+    origins: Mapping[tuple[str, ...], str]
+
+    def validated(self) -> Config:
+        return Config.model_validate({**self.data, "home": self.home})
+
+    def mistakes(self, error: ValidationError) -> list[Mistake]:
+        return _mistakes(error, self.document, self.origins)
+
+
+def _written(
+    file: str | Path | None, environment: Mapping[str, str] | None, overrides: Mapping[str, Any] | None
+) -> _Written:
     environment = os.environ if environment is None else environment
     named = file or environment.get(CONFIG_VARIABLE)
     path = Path(named or DEFAULT_FILE)
@@ -380,10 +426,7 @@ def load_config(
             _put(data, keys, _environment_value(keys, text))
     for keys_text, value in (overrides or {}).items():
         _put(data, tuple(keys_text.split(".")), value)
-    try:
-        return Config.model_validate({**data, "home": path.absolute().parent})
-    except ValidationError as error:
-        raise MistakesError(_mistakes(error, document, origins)) from error
+    return _Written(data=data, home=path.absolute().parent, document=document, origins=origins)
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -398,6 +441,15 @@ def _put(data: dict[str, Any], keys: tuple[str, ...], value: object) -> None:
         data[key] = dict(child) if isinstance(child, dict) else {}
         data = data[key]
     data[keys[-1]] = value
+
+
+def _take_out(data: dict[str, Any], keys: tuple[str, ...]) -> bool:
+    """Take out a setting, or the part of the configuration that lacks it; of a list, the whole list. Whether it was there."""
+    child = data.get(keys[0])
+    if len(keys) > 1 and isinstance(child, dict) and keys[1] in child:
+        data[keys[0]] = dict(child)
+        return _take_out(data[keys[0]], keys[1:])
+    return data.pop(keys[0], _take_out) is not _take_out
 
 
 def _environment_value(keys: tuple[str, ...], text: str) -> object:

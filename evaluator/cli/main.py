@@ -1,5 +1,6 @@
 """The command `evaluator`: it finds the command, and turns an error into a sentence and an exit code."""
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -47,14 +48,39 @@ def _options(
 def main() -> None:
     """Run one command. An EvaluatorError is said on stderr, without a traceback, and gives its exit code."""
     _replace_closed()
+    ending = _Ending()
+    atexit.register(ending.leave)  # comes last of all that is registered from here on
     try:
         app()
+    except SystemExit as done:
+        ending.code = done.code
+        raise
     except EvaluatorError as error:
         print(error, file=sys.stderr)
+        ending.code = error.exit_code
         raise SystemExit(error.exit_code) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        ending.code = 1
         raise SystemExit(1) from None
+
+
+class _Ending:
+    """Ends a process whose command is done before the interpreter takes itself apart.
+
+    A thread of Arrow's may give back a piece of a file that it has read a moment ago; when the interpreter is on its way
+    out by then, the process aborts (pyarrow 25.0), and a command that did all it had to do ends with a signal.
+    """
+
+    def __init__(self) -> None:
+        self.code: object = "not known"
+        """The exit code once the command has one; what is no number is left to the interpreter to tell."""
+
+    def leave(self) -> None:
+        if self.code is None or isinstance(self.code, int):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code or 0)
 
 
 def _replace_closed() -> None:

@@ -89,8 +89,12 @@ def check(
 
     Example: `evaluator check --connect`
     """
-    from evaluator.commands.check import check_configuration
+    from evaluator.commands.check import check_configuration, check_guidelines
+    from evaluator.config import load_what_holds
 
+    settings, wrong = load_what_holds(config)
+    if wrong:
+        raise MistakesError([*wrong, *check_guidelines(settings)])
     settings = loaded(config)
     mistakes, warnings = check_configuration(settings, _file(config))
     say(*(str(warning) for warning in warnings))

@@ -42,6 +42,15 @@ def check_configuration(config: Config, file: Path | None = None) -> tuple[list[
     return mistakes, warnings
 
 
+def check_guidelines(config: Config) -> list[Mistake]:
+    """The mistakes in the guideline files alone, beside a configuration some of whose settings are wrong."""
+    try:
+        configured_guidelines(config)
+    except MistakesError as error:
+        return list(error.mistakes)
+    return []
+
+
 def _price_mistakes(
     config: Config, settings: YamlFile, definitions: Iterable[Definition]
 ) -> Iterator[Mistake]:

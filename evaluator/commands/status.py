@@ -80,11 +80,23 @@ _UNKNOWN = (
     """select count(*) as cost_unknown from ledger where calls > 0 and cost_usd is null and "at" >= ?"""
 )
 _RUNS = """
-select run_id, scope, max("at") as "at", count(*) filter (where scorer is null and state = 'done') as traces,
+with recent as (
+    select run_id, min("at") as began from ledger where run_id is not null group by run_id order by began desc limit 5
+), told as (
+    select run_id, scope, target_type, target_id, scorer, arg_min(state, seq) as state, min("at") as "at",
+        sum(cost_usd) as cost_usd
+    from ledger where run_id in (select run_id from recent)
+    group by run_id, scope, target_type, target_id, scorer, version, revision
+)
+select run_id, scope, max("at") as "at",
+    case when scope = 'eval' then count(distinct target_id) filter (where target_type = 'TRACE')
+        else count(*) filter (where scorer is null and state = 'done') end as traces,
     count(*) filter (where state = 'scored') as scored, count(*) filter (where state = 'unscored') as unscored,
     count(*) filter (where state = 'deferred') as deferred, sum(cost_usd) as cost_usd
-from ledger where run_id is not null group by run_id, scope order by "at" desc limit 5
+from told group by run_id, scope order by "at" desc limit 5
 """
+"""What a run said first of each target and scorer: put up again, or told again by `maintain`, it is no other's work. An
+evaluation decides no traces: those count of which it has a result."""
 
 
 async def status(

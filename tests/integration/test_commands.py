@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -333,6 +334,30 @@ def test_traces_trace_and_status_answer(tmp_path: Path) -> None:
     assert (scorer["name"], scorer["in_force"], scorer["coverage"]) == ("greets", True, 1.0)
 
 
+def test_status_counts_what_a_run_said_once_though_it_is_put_up_again(tmp_path: Path) -> None:
+    project = Project.create(tmp_path, 'scorers:\n  - {name: answers, sql: "length(response) > 0"}\n')
+    project.append(answer("a", "Hello", at=datetime.now(UTC)), span("b", at=datetime.now(UTC)))
+    project.run("once")
+    [before] = project.run("status", "--json").json()["last_runs"]
+
+    retried = project.run("retry", "--since", "1h")
+    [after] = project.run("status", "--json").json()["last_runs"]
+
+    assert retried.out.startswith("1 result")
+    assert (before["traces"], before["scored"], before["unscored"]) == (2, 1, 1)
+    assert after == before
+
+
+def test_status_counts_the_traces_of_an_evaluation(tmp_path: Path) -> None:
+    project = Project.create(tmp_path)
+    project.append(answer("a", at=datetime.now(UTC)), answer("b", "Bye", at=datetime.now(UTC)))
+    project.run("eval", "--last", "1h")
+
+    [run] = project.run("status", "--json").json()["last_runs"]
+
+    assert (run["scope"], run["traces"], run["scored"]) == ("eval", 2, 2)
+
+
 def test_status_tells_what_waits_because_mlflow_does_not_have_the_traces(tmp_path: Path) -> None:
     project = Project.create(tmp_path)
     project.configure(publish=["annotations", "mlflow"])
@@ -421,6 +446,26 @@ def test_csv_ends_its_lines_as_a_shell_expects(tmp_path: Path) -> None:
     ).stdout  # fmt: skip
 
     assert out == b'a,t\n1,"b\r\nc"\n'
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("--verison", 2)])
+def test_a_command_that_is_done_ends_before_the_interpreter_takes_itself_apart(
+    tmp_path: Path, argument: str, code: int
+) -> None:
+    """By then a thread of Arrow's that gives back what it has read aborts the process, now and then."""
+    (tmp_path / "ends.py").write_text(
+        "import atexit, os, sys\nfrom evaluator.cli.main import main\n"
+        "class Late:\n    def __del__(self): os.write(1, b'torn down')\n"
+        f"late, sys.argv = Late(), ['evaluator', {argument!r}]\n"
+        "try:\n    main()\nfinally:\n    atexit.register(print, 'said at the end')\n"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "ends.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ran.returncode, "said at the end" in ran.stdout) == (code, True), ran.stderr
+    assert "torn down" not in ran.stdout
 
 
 @pytest.mark.parametrize("command", [("trace",), ("explain",), ("try", "--judge", "greets"), ("forget",)])
@@ -575,9 +620,13 @@ def test_check_tells_every_mistake_with_its_place(tmp_path: Path) -> None:
     assert (configuration.code, guidelines.code) == (2, 2)
     assert "evaluator.yaml:" in configuration.err
     assert 'did you mean "settle"?' in configuration.err
-    lines = guidelines.err.splitlines()
-    assert any(line.startswith("guidelines/guidelines.yaml:5:") and "sample_rate" in line for line in lines)
-    assert any(line.startswith("guidelines/guidelines.yaml:7:") and "duration_ms" in line for line in lines)
+    for lines in (guidelines.err.splitlines(), configuration.err.splitlines()):
+        assert any(
+            line.startswith("guidelines/guidelines.yaml:5:") and "sample_rate" in line for line in lines
+        )
+        assert any(
+            line.startswith("guidelines/guidelines.yaml:7:") and "duration_ms" in line for line in lines
+        )
 
 
 def test_run_ticks_reloads_edits_keeps_the_last_good_ones_and_stops_on_sigterm(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluator.config import Config, load_config, parse_duration, parse_size
+from evaluator.config import Config, load_config, load_what_holds, parse_duration, parse_size
 from evaluator.errors import ConfigurationError, MistakesError
 
 
@@ -174,3 +174,28 @@ def test_a_request_that_would_be_no_judgement_is_a_mistake(judge: str, said: str
         config_of(tmp_path, f"judge: {{{judge}}}")
 
     assert said in str(raised.value)
+
+
+def test_settings_that_are_wrong_are_left_out_to_look_for_more_mistakes(tmp_path: Path) -> None:
+    file = tmp_path / "evaluator.yaml"
+    file.write_text(
+        "setle: 1s\nevery: never\nprices: {a/b: {input_per_milion: 1, output_per_million: 2}}\n"
+        "redact: [email, {pattrn: x}]\nalerts: [{}]\njudge: {model: a/b, timeout: 5}\n"
+    )
+
+    config, mistakes = load_what_holds(file, {})
+
+    assert {int(str(one).split(":")[1]) for one in mistakes} == {1, 2, 3, 4, 5, 6}
+    assert (config.judge.model, config.judge.timeout) == ("a/b", timedelta(seconds=60))
+    assert (config.every, config.prices, config.alerts) == (timedelta(minutes=15), {}, [])
+
+
+@pytest.mark.parametrize("where", ["guidelines: [7]", "python_modules: 7"])
+def test_nobody_looks_on_where_the_place_to_look_is_wrong(tmp_path: Path, where: str) -> None:
+    file = tmp_path / "evaluator.yaml"
+    file.write_text(f"setle: 1s\n{where}\n")
+
+    with pytest.raises(MistakesError) as caught:
+        load_what_holds(file, {})
+
+    assert len(caught.value.mistakes) == 2
