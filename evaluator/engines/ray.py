@@ -117,7 +117,7 @@ class RayEngine:
     ) -> None:
         if importlib.util.find_spec("ray") is None:
             raise ConfigurationError(
-                "--engine ray: Ray is not installed here: pip install 'agent-evaluator[ray]' (or go without --engine)"
+                "--engine ray: Ray is not installed here: install the evaluator with its extra `ray` (or go without --engine)"
             )
         self._set_up = set_up
         self._wanted = workers

@@ -236,7 +236,7 @@ def test_without_ray_it_is_said_how_to_install_it(tmp_path: Path) -> None:
     ran = project.run("eval", *RANGE, "--engine", "ray", PYTHONPATH=str(tmp_path))
 
     assert ran.code == 2
-    assert "pip install 'agent-evaluator[ray]'" in ran.err
+    assert "install the evaluator with its extra `ray`" in ran.err
 
 
 def test_a_cluster_that_is_not_there_is_told(tmp_path: Path) -> None:

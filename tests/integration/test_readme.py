@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evaluator.config import Config, Settings
 from tests.project import Project
 from tests.stub_provider import StubProvider
 from tests.traffic import answer, trace_id
@@ -25,6 +26,21 @@ def commands() -> list[list[str]]:
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line and line[0] == "evaluator"]
+
+
+def test_every_setting_is_told() -> None:
+    """Of a part, by the names of its settings; what this version refuses is no setting."""
+    start = README.index("| setting | default |")
+    told = set(re.findall(r"[a-z_]+", README[start : README.index("## Add a judge", start)]))
+
+    settings: set[str] = set()
+    for name, field in Config.model_fields.items():
+        part = field.annotation
+        settings |= {name}
+        if isinstance(part, type) and issubclass(part, Settings):
+            settings |= part.model_fields.keys()
+
+    assert settings - told == {"home", "alerts"}
 
 
 def test_there_are_commands_to_run() -> None:
