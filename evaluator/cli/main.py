@@ -51,7 +51,10 @@ def main() -> None:
     ending = _Ending()
     atexit.register(ending.leave)  # comes last of all that is registered from here on
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where it is known what to do when nobody reads on
     except SystemExit as done:
         ending.code = done.code
         raise

@@ -448,6 +448,18 @@ def test_csv_ends_its_lines_as_a_shell_expects(tmp_path: Path) -> None:
     assert out == b'a,t\n1,"b\r\nc"\n'
 
 
+def test_a_result_that_nobody_reads_is_told_by_the_exit_code_alone(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as unread:
+        ran = subprocess.run(
+            [*COMMAND, "--version"], cwd=tmp_path, stdout=unread, stderr=subprocess.PIPE, timeout=60, check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+
+    assert (ran.returncode, ran.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize(("argument", "code"), [("--version", 0), ("--verison", 2)])
 def test_a_command_that_is_done_ends_before_the_interpreter_takes_itself_apart(
     tmp_path: Path, argument: str, code: int
